@@ -8,18 +8,24 @@ Three coordinate systems meet here, and only here are they converted:
   (torch's ``align_corners=False``). Frames of one box and different size share it.
 
 Tensors are in array order (z, y, x); coordinates and vectors are always in (x, y, z) order.
+
+Geometry alone needs no torch, which is imported by what makes tensors: so Slicer can describe its images
+to the worker process on a machine where torch is missing or broken.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from .errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -122,20 +128,26 @@ class Frame:
         """(2^d, d) world positions of the box's corners, LPS mm."""
         d = self.dimension
         signs = np.stack(np.meshgrid(*[[-1.0, 1.0]] * d, indexing="ij"), -1).reshape(-1, d)
-        return apply_matrix(self.normalised_to_world, torch.from_numpy(signs)).numpy()
+        matrix = self.normalised_to_world
+        return signs @ matrix[:d, :d].T + matrix[:d, d]
 
     def contains(self, points: Tensor) -> Tensor:
         """Whether each world point (..., d) lies in the box; (...) bool."""
         return (apply_matrix(self.world_to_normalised, points).abs() <= 1).all(-1)
 
-    def grid(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> Tensor:
-        """Normalised coordinates of every voxel centre, (*shape, d)."""
-        axes = [(2 * torch.arange(n, device=device, dtype=torch.float64) + 1) / n - 1 for n in self.shape]
-        return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], -1).to(dtype)
+    def grid(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Tensor:
+        """Normalised coordinates of every voxel centre, (*shape, d), float32 unless said otherwise."""
+        import torch
 
-    def points(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64) -> Tensor:
-        """World position of every voxel centre, (*shape, d), LPS mm."""
-        return apply_matrix(self.normalised_to_world, self.grid(device, torch.float64)).to(dtype)
+        axes = [(2 * torch.arange(n, device=device, dtype=torch.float64) + 1) / n - 1 for n in self.shape]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], -1).to(dtype or torch.float32)
+
+    def points(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Tensor:
+        """World position of every voxel centre, (*shape, d), LPS mm, float64 unless said otherwise."""
+        import torch
+
+        points = apply_matrix(self.normalised_to_world, self.grid(device, torch.float64))
+        return points if dtype is None else points.to(dtype)
 
     def resized(self, size: tuple[int, ...]) -> Frame:
         """The same box cut into `size` voxels (x, y, z): normalised coordinates are unchanged."""
@@ -179,6 +191,8 @@ class Volume:
 
 def apply_matrix(matrix: np.ndarray | Tensor, points: Tensor) -> Tensor:
     """Map points (..., d) by a homogeneous (d+1, d+1) matrix, in the points' dtype and device."""
+    import torch
+
     m = torch.as_tensor(matrix, dtype=points.dtype, device=points.device)
     d = points.shape[-1]
     flat = torch.addmm(m[:d, d], points.reshape(-1, d), m[:d, :d].T)

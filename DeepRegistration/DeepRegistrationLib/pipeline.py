@@ -18,7 +18,7 @@ from .frame import Frame, Volume
 from .inputs import ImageSource, Inputs, TransformSource, check_overlap, load_inputs
 from .landmarks import LandmarkSource
 from .linear_stage import STAGES, LinearPair, linear_stage
-from .methods import method_by_name
+from .methods import MethodInput, method_by_name
 from .metrics import correlation
 from .objective import PairObjective, Prompts
 from .objectives import one_hot
@@ -240,8 +240,16 @@ class _Run:
             name = "lncc" if self.correlation(pair, linear) >= _SAME_CONTRAST else "mind"
         settings = settings_for(self.preset, kind.name, name)
         prediction = method_by_name(self.options.method).predict(
-            pair.fixed, pair.moving, similarity_for(name, self.preset), self.preset
+            MethodInput(
+                pair.fixed,
+                pair.moving,
+                linear,
+                similarity_for(name, self.preset),
+                self.preset,
+                report=self.report.part(0.12, 0.12),
+            )
         )
+        self.inputs.warnings.extend(prediction.warnings)
         frame = finest_frame(self.preset, pair.fixed.frame)
         model = kind.seeded(frame, self.device, self.options.seed)
         linear_kind = issubclass(kind, LinearRepresentation)

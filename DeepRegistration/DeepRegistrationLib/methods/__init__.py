@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import InputError
-from .base import Method, PlannedMethod, Prediction
+from .base import Method, MethodInput, PlannedMethod, Prediction
 from .dio import Dio
 
 
@@ -68,4 +68,4 @@ def method_by_name(name: str) -> Method:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "Method", "PlannedMethod", "Prediction", "method_by_name"]
+__all__ = ["METHODS", "Method", "MethodInput", "PlannedMethod", "Prediction", "method_by_name"]

@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
 
 from ..errors import NotAvailableError
 from ..frame import Volume
 from ..objective import Channel
 from ..objectives import Similarity
 from ..presets import Preset
+from ..progress import Reporter
 from ..transforms.base import Transform
+from ..transforms.linear import LinearTransform
+
+if TYPE_CHECKING:
+    from ..weights import Weights
+
+
+@dataclass(frozen=True)
+class MethodInput:
+    """A prepared pair, as a method sees it.
+
+    Attributes:
+        fixed: (1, *S) in [0, 1], on the working frame, on the device of the run.
+        moving: (1, *S) in [0, 1], on its own frame, on the same device.
+        linear: the linear stage's map, fixed to moving points, LPS mm.
+        similarity: the measure the user (or the pipeline) chose.
+        preset: how much to spend.
+        weights: what was trained for this method, or None.
+        report: progress and cancellation; a method that takes long calls it often.
+    """
+
+    fixed: Volume
+    moving: Volume
+    linear: LinearTransform
+    similarity: Similarity
+    preset: Preset
+    weights: Weights | None = None
+    report: Reporter = field(default_factory=Reporter)
 
 
 @dataclass(frozen=True)
@@ -20,11 +48,16 @@ class Prediction:
 
     Attributes:
         channels: what the solver compares.
-        start: a map to start from, fixed to (linearly aligned) fixed points, LPS mm; None is the identity.
+        start: a map to start from, applied before the linear stage's map (fixed to linearly aligned
+            fixed points, LPS mm); None is the identity.
+        features: feature images of the fixed and of the moving image, where the method has some to show.
+        warnings: sentences for the user.
     """
 
     channels: tuple[Channel, ...]
     start: Transform | None = None
+    features: tuple[Volume, Volume] | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class Method(ABC):
@@ -45,15 +78,8 @@ class Method(ABC):
     available: ClassVar[bool] = True
 
     @abstractmethod
-    def predict(self, fixed: Volume, moving: Volume, similarity: Similarity, preset: Preset) -> Prediction:
-        """Look at a prepared pair.
-
-        Args:
-            fixed: (1, *S) in [0, 1], on the working frame.
-            moving: (1, *S) in [0, 1], on its own frame.
-            similarity: the measure the user (or the pipeline) chose.
-            preset: how much to spend.
-        """
+    def predict(self, pair: MethodInput) -> Prediction:
+        """Look at a prepared pair."""
 
 
 class PlannedMethod(Method):
@@ -61,5 +87,5 @@ class PlannedMethod(Method):
 
     available = False
 
-    def predict(self, fixed: Volume, moving: Volume, similarity: Similarity, preset: Preset) -> Prediction:
+    def predict(self, pair: MethodInput) -> Prediction:
         raise NotAvailableError(f"The method {self.title} is not there yet. Choose another, for example dio.")

@@ -10,9 +10,8 @@ from __future__ import annotations
 from ..filters import gaussian_smooth, spatial_gradient
 from ..frame import Volume
 from ..objective import Channel
-from ..objectives import LocalNCC, Similarity
-from ..presets import Preset
-from .base import Method, Prediction
+from ..objectives import LocalNCC
+from .base import Method, MethodInput, Prediction
 
 
 class Dio(Method):
@@ -23,11 +22,11 @@ class Dio(Method):
     description = "Dense features of each image, aligned by optimisation: any representation, any prompt."
     guarantee = "A stationary point of a stated objective; no folds with a diffeomorphic representation."
 
-    def predict(self, fixed: Volume, moving: Volume, similarity: Similarity, preset: Preset) -> Prediction:
-        channels = [Channel(fixed, moving, similarity)]
-        if isinstance(similarity, LocalNCC) and preset.gradient_share > 0:
-            edges = gradient_magnitude(fixed), gradient_magnitude(moving)
-            channels.append(Channel(*edges, similarity, preset.gradient_share))
+    def predict(self, pair: MethodInput) -> Prediction:
+        channels = [Channel(pair.fixed, pair.moving, pair.similarity)]
+        if isinstance(pair.similarity, LocalNCC) and pair.preset.gradient_share > 0:
+            edges = gradient_magnitude(pair.fixed), gradient_magnitude(pair.moving)
+            channels.append(Channel(*edges, pair.similarity, pair.preset.gradient_share))
         return Prediction(tuple(channels))
 
 
