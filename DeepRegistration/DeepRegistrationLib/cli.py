@@ -18,7 +18,7 @@ from importlib import import_module
 from types import FrameType
 from typing import NoReturn
 
-from . import __version__
+from . import __version__, catalogue
 from .allocator import use_large_heap
 from .errors import Cancelled, InputError, NotAvailableError, RegistrationError
 
@@ -26,22 +26,12 @@ PROGRAM = "deepregistration"
 DEBUG = "DEEPREGISTRATION_DEBUG"
 """Environment variable; when set, errors come with their traceback."""
 
-METHODS = ("dio", "gradicon", "sitreg", "nephi", "svf-r2net", "nsvf-r2net")
-REPRESENTATIONS = (
-    "rigid",
-    "affine",
-    "free-form",
-    "b-spline",
-    "stationary-velocity",
-    "geodesic",
-    "diffeomorphic",
-    "neural-field",
-)
-SIMILARITIES = ("auto", "mse", "ncc", "lncc", "adaptive-ncc", "nmi", "mind")
-PRESETS = ("fast", "balanced", "accurate")
-LINEAR = ("none", "rigid", "affine")
+METHODS = tuple(catalogue.METHODS)
+REPRESENTATIONS = tuple(catalogue.REPRESENTATIONS)
+SIMILARITIES = tuple(catalogue.SIMILARITIES)
+PRESETS = tuple(catalogue.PRESETS)
+LINEAR = tuple(catalogue.LINEAR_STAGES)
 DEVICES = ("auto", "cpu", "cuda")
-# The engine's own registries say the same, but asking them loads torch; a test compares the two.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -50,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _terminable():
             options = _parser().parse_args(arguments)
-            import_module(f".commands.{options.command}", __package__).run(options)
+            code = import_module(f".commands.{options.command}", __package__).run(options)
         sys.stdout.flush()
-        return 0
+        return code or 0
     except (KeyboardInterrupt, Cancelled):
         return _fail("interrupted; nothing was written.", 130)
     except (InputError, NotAvailableError) as error:
@@ -107,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_register, _evaluate, _apply, _methods, _demo):
+    for add in (_register, _evaluate, _apply, _methods, _train, _demo):
         add(commands)
     return parser
 
@@ -139,6 +129,12 @@ def _register(commands: argparse._SubParsersAction) -> None:
     _files(parser, "--fixed-labels", "--moving-labels", what="label image")
     _files(parser, "--fixed-mask", "--moving-mask", what="image, not zero where the other image counts")
     _files(parser, "--initial", what="transform to start from, fixed to moving points")
+    _files(parser, "--weights", what="trained weights of the method (default: those that come with it)")
+    parser.add_argument(
+        "--features",
+        action="store_true",
+        help="also write what the method's network sees: features_fixed.nii.gz, features_moving.nii.gz",
+    )
     _choice(parser, "--device", DEVICES, "auto")
     parser.add_argument("--threads", type=int, metavar="N", help="processor threads (default: all)")
     parser.add_argument(
@@ -186,6 +182,39 @@ def _methods(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--json", action="store_true", help="print them as JSON")
 
 
+def _train(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands,
+        "train",
+        "train a method's network",
+        "Writes weights.pt (for register --weights), checkpoint.pt (for --resume), log.txt, log.jsonl and "
+        "curve.png. Ctrl-C stops with a checkpoint. With --resume, what is not said is as it was.",
+    )
+    parser.add_argument("--method", metavar="NAME", help="what to train")
+    parser.add_argument("--config", metavar="NAME", help="of the method: small or paper")
+    parser.add_argument(
+        "--data",
+        metavar="SPEC",
+        help="a folder with images/ (and labels/) or pairs.csv, or generated:shapes, generated:squares",
+    )
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
+    parser.add_argument("--max-minutes", type=float, metavar="N", help="stop, with a checkpoint, after that")
+    parser.add_argument("--checkpoint-minutes", type=float, default=5.0, metavar="N", help="(default: 5)")
+    parser.add_argument("--steps", type=int, metavar="N", help="in all (default: the configuration's)")
+    parser.add_argument("--seed", type=int, metavar="N", help="of everything random (default: 0)")
+    parser.add_argument(
+        "--dimension", type=int, choices=(2, 3), metavar="D", help="2 or 3 (default: the data's)"
+    )
+    parser.add_argument(
+        "--shape", type=int, nargs="+", metavar="N", help="voxels images are brought to, in (z) y x order"
+    )
+    _choice(parser, "--device", DEVICES, "auto")
+    parser.add_argument("--threads", type=int, metavar="N", help="processor threads (default: all)")
+    parser.add_argument("--half", action="store_true", help="write the weights in half precision")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
 def _demo(commands: argparse._SubParsersAction) -> None:
     parser = _command(
         commands,
@@ -194,6 +223,7 @@ def _demo(commands: argparse._SubParsersAction) -> None:
         "Prints a before/after table and writes the pair, the results and a picture to judge them by.",
     )
     parser.add_argument("--out", default="demo", metavar="DIR", help="folder for the results (default: demo)")
+    parser.add_argument("--pair-only", action="store_true", help="write the pair and register nothing")
 
 
 def _choice(parser: argparse.ArgumentParser, name: str, choices: Sequence[str], default: str) -> None:

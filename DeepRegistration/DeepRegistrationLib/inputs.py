@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import SimpleITK as sitk
 import torch
@@ -14,7 +16,7 @@ from .errors import InputError
 from .field import Field
 from .frame import Frame, Volume
 from .io import check_contrast, read_labels, read_mask, read_volume
-from .landmarks import LandmarkSource, as_landmarks, pair_landmarks
+from .landmarks import Landmarks, LandmarkSource, as_landmarks, pair_landmarks
 from .prepare import overlap_share, resampled
 from .transform_files import displacement_from_sitk, linear_matrix, read_transform_file
 from .transforms import FieldTransform, LinearTransform, Transform
@@ -24,6 +26,15 @@ TransformSource = str | Path | sitk.Transform | Transform
 
 _OUTSIDE_SHARE = 0.25
 """How far outside its image a landmark may lie, as a share of the image's largest side."""
+
+
+class Keep(Enum):
+    """`KEEP` in place of a prompt: as it is."""
+
+    KEEP = "keep"
+
+
+KEEP = Keep.KEEP
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,61 @@ def load_inputs(
     )
 
 
+LandmarkPairs = tuple[LandmarkSource, LandmarkSource]
+ImagePair = tuple[ImageSource | None, ImageSource | None]
+
+
+def with_prompts(
+    inputs: Inputs,
+    landmarks: LandmarkPairs | Keep | None = KEEP,
+    held_out: LandmarkPairs | Keep | None = KEEP,
+    labels: ImagePair | Keep | None = KEEP,
+    masks: ImagePair | Keep | None = KEEP,
+) -> Inputs:
+    """The same images with other prompts: pairs of fixed and moving ones.
+
+    `KEEP` leaves a kind as it is; None, or two empty lists of landmarks, takes it away. Either mask of a
+    pair may be None. The warnings are those of the new prompts.
+
+    Raises:
+        InputError: as `load_inputs`.
+    """
+    fixed_labels, moving_labels = _replaced(labels, (inputs.fixed_labels, inputs.moving_labels))
+    fixed_mask, moving_mask = _replaced(masks, (inputs.fixed_mask, inputs.moving_mask))
+    fitted, measured = (
+        _replaced(None if _empty(new) else new, _as_pair(old))
+        for new, old in ((landmarks, inputs.landmarks), (held_out, inputs.held_out))
+    )
+    return load_inputs(
+        inputs.fixed,
+        inputs.moving,
+        *fitted,
+        fixed_labels,
+        moving_labels,
+        fixed_mask,
+        moving_mask,
+        inputs.initial,
+        None if measured == (None, None) else measured,
+    )
+
+
+def _replaced(new: Any, old: tuple[Any, Any]) -> tuple[Any, Any]:
+    return old if new is KEEP else new or (None, None)
+
+
+def _empty(pair: LandmarkPairs | Keep | None) -> bool:
+    return isinstance(pair, tuple) and all(
+        not isinstance(points, str | Path) and points is not None and len(points) == 0 for points in pair
+    )
+
+
+def _as_pair(pairs: tuple[Tensor, Tensor, tuple[str, ...]] | None) -> tuple[Any, Any]:
+    if pairs is None:
+        return None, None
+    fixed, moving, names = pairs
+    return Landmarks(fixed, names), Landmarks(moving, names)
+
+
 def check_overlap(inputs: Inputs, linear: str) -> None:
     """Complain, or warn, when the images share no space.
 
@@ -164,7 +230,7 @@ def _labels(source: ImageSource | None, frame: Frame, role: str, warnings: list[
         labels = resampled(labels, frame, nearest=True)
     if not bool((labels.data != 0).any()):
         raise InputError(f"The {role} labels contain no label inside the {role} image.")
-    return Volume(labels.data.round().to(torch.int32), frame)
+    return labels if labels.data.dtype == torch.int32 else Volume(labels.data.round().to(torch.int32), frame)
 
 
 def _common_labels(fixed: Volume | None, moving: Volume | None) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ Coordinates are normalised (see `frame`), in (x, y, z) order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from math import prod
 
@@ -44,6 +45,20 @@ def sample(image: Tensor, points: Tensor, padding: str = "border", mode: str = "
     )
     values = values.view(parts, channels, -1).transpose(0, 1).reshape(channels, -1)
     return values[:, :count].reshape(1, channels, *target)
+
+
+def read_at(images: Tensor, points: Tensor) -> Tensor:
+    """Linear interpolation of a batch with the border repeated: (B, C, *S) at (B, *T, d) is (B, C, *T)."""
+    b, *target, d = points.shape
+    flat = points.reshape(b, *(1,) * (d - 1), -1, d)
+    read = F.grid_sample(images, flat, padding_mode="border", align_corners=False)
+    return read.reshape(b, images.shape[1], *target)
+
+
+def voxel_centres(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Normalised coordinates of a lattice's voxel centres, (*shape, d); dtype and device of `like`."""
+    axes = [(2 * torch.arange(n, device=like.device, dtype=torch.float64) + 1) / n - 1 for n in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], -1).to(like.dtype)
 
 
 def gather_sample(image: Tensor, points: Tensor, kernel: str = "linear") -> Tensor:
@@ -129,7 +144,12 @@ class _WarpForUpdate(torch.autograd.Function):
 
 
 def warp(
-    image: Tensor, displacement: Tensor, matrix: Tensor, grid: Tensor, for_update: bool = False
+    image: Tensor,
+    displacement: Tensor,
+    matrix: Tensor,
+    grid: Tensor,
+    for_update: bool = False,
+    twice: bool = False,
 ) -> Tensor:
     """The image read at the points a displacement leads to.
 
@@ -140,13 +160,15 @@ def warp(
         grid: (*T, d) the fixed frame's `Frame.grid`.
         for_update: take the gradient for an update composed on the inside (compositive representation)
             instead of for the displacement itself. Only first derivatives, and only in `displacement`.
+        twice: make the result twice differentiable, in image and displacement (`gather_sample`, slower).
+            Not with `for_update`.
 
     Returns:
         (1, C, *T).
     """
     if for_update:
         return _WarpForUpdate.apply(image, displacement, matrix, grid)
-    return sample(image, _moved(displacement, matrix, grid))
+    return (gather_sample if twice else sample)(image, _moved(displacement, matrix, grid))
 
 
 def _moved(displacement: Tensor, matrix: Tensor, grid: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Everything here only measures. World coordinates are LPS mm; tensors are in arra
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import SimpleITK as sitk
@@ -96,7 +96,7 @@ def landmark_errors(transform: PointMap, fixed_points: Tensor, moving_points: Te
     return (transform.map(fixed_points) - moving_points.to(fixed_points)).norm(dim=-1)
 
 
-def fold_statistics(field: Field, mask: Tensor | None = None) -> dict[str, float]:
+def fold_statistics(field: Field, mask: Tensor | None = None) -> dict[str, Any]:
     """Folds and volume changes of a dense field.
 
     Args:
@@ -106,8 +106,9 @@ def fold_statistics(field: Field, mask: Tensor | None = None) -> dict[str, float
     Returns:
         ``folds_percent`` as `FOLDS_MEASURED` says; ``folds_percent_central`` of voxels whose determinant
         by central differences (one-sided at the border) is <= 0; ``determinant_min`` and
-        ``determinant_max`` over all one-sided determinants; ``log_determinant_sd``, the standard
-        deviation of the natural logarithm of the positive central determinants.
+        ``determinant_max`` over all one-sided determinants; ``determinant_min_at``, where the former is,
+        LPS mm; ``log_determinant_sd``, the standard deviation of the natural logarithm of the positive
+        central determinants.
 
     Raises:
         InputError: the mask has another shape or selects nothing.
@@ -119,15 +120,23 @@ def fold_statistics(field: Field, mask: Tensor | None = None) -> dict[str, float
         raise InputError("The mask selects no voxel of the deformation field.")
     folds = central_folds = 0
     lowest, highest, logs = float("inf"), float("-inf"), []
+    strongest = [0] * field.frame.dimension
     for slab in determinant_slabs(field.displacement):
         smallest, largest, central = slab.smallest, slab.largest, slab.central
+        places = None
         if mask is not None:
             chosen = mask[slab.start : slab.start + len(central)]
             smallest, largest, central = smallest[chosen], largest[chosen], central[chosen]
+            places = chosen.flatten().nonzero().flatten()
         if central.numel() == 0:
             continue
         folds += int((smallest <= 0).sum())
-        lowest, highest = min(lowest, float(smallest.min())), max(highest, float(largest.max()))
+        here_lowest, highest = float(smallest.min()), max(highest, float(largest.max()))
+        if here_lowest < lowest:
+            lowest, place = here_lowest, int(smallest.argmin())
+            place = place if places is None else int(places[place])
+            strongest = [int(i) for i in np.unravel_index(place, slab.central.shape)]
+            strongest[0] += slab.start
         positive = central > 0
         here = int(central.numel() - positive.sum())
         central_folds += here
@@ -146,6 +155,7 @@ def fold_statistics(field: Field, mask: Tensor | None = None) -> dict[str, float
         "folds_percent_central": 100 * central_folds / inside,
         "determinant_min": lowest,
         "determinant_max": highest,
+        "determinant_min_at": (field.frame.index_to_world @ [*strongest[::-1], 1.0])[:-1].tolist(),
         "log_determinant_sd": _pooled_sd(logs),
     }
 

@@ -7,6 +7,7 @@ measure depends on the directions of the lattice, see `Similarity.oriented`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -25,24 +26,62 @@ from .transforms.linear import LinearTransform
 _OUTSIDE = 0.02
 """Share of the working box that may lie outside the moving image before those voxels are left out."""
 
+_COARSER = 1.5
+"""A scale whose voxels are so many times a level's has that level smoothed and resized first."""
 
 _WHOLLY_IN = 0.99
 """Share of a mask from which on a voxel counts."""
 
 
 @dataclass(frozen=True)
-class Channel:
-    """A pair of images to compare.
+class Pyramid:
+    """Features of one image at several voxel sizes; each scale is served by the level nearest to its own.
 
     Attributes:
-        fixed: on the working frame.
-        moving: on the moving image's own frame.
+        levels: finest first, each on a frame of its own that covers the image's box and may reach beyond.
+        frame: the image's own.
+    """
+
+    levels: tuple[Volume, ...]
+    frame: Frame
+
+    def for_scale(self, frame: Frame, linear: LinearTransform) -> tuple[Tensor, Tensor]:
+        """What a scale reads: features (1, C, *T), and how to find them.
+
+        Args:
+            frame: the scale's.
+            linear: from the frame's world points to the features'.
+
+        Returns:
+            The level whose voxels are nearest to the scale's, and the (d, d+1) matrix from the frame's
+            normalised coordinates to its.
+        """
+        spacing = min(frame.spacing)
+        level = min(self.levels, key=lambda v: abs(math.log(min(v.frame.spacing) / spacing)))
+        values, lattice = level.data[None], level.frame
+        if spacing > _COARSER * min(lattice.spacing):  # the coarsest level is finer than this scale
+            sides = zip(lattice.size, lattice.extent, strict=True)
+            values = downsample(values, tuple(max(min(n, 8), min(n, round(e / spacing))) for n, e in sides))
+        return values, normalised_matrix(linear, frame, lattice, values.device)
+
+    def detached(self) -> Pyramid:
+        """The same values, out of any graph."""
+        return Pyramid(tuple(Volume(v.data.detach(), v.frame) for v in self.levels), self.frame)
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A pair of images to compare, or of their features.
+
+    Attributes:
+        fixed: on the working frame, or features that cover it.
+        moving: on the moving image's own frame, or features that cover it.
         similarity: the measure.
         weight: its share of the objective.
     """
 
-    fixed: Volume
-    moving: Volume
+    fixed: Volume | Pyramid
+    moving: Volume | Pyramid
     similarity: Similarity
     weight: float = 1.0
 
@@ -89,10 +128,14 @@ class PairObjective:
     label_pull: float = 1.0
     landmark_reach: float = 4.0
 
-    def at(self, frame: Frame, for_update: bool = False) -> Energy:
-        """The energy of displacements (*S, d), normalised units of `frame`, a resized working frame."""
-        device = self.channels[0].fixed.data.device
-        scale = _Scale(self, frame, device, for_update)
+    def at(self, frame: Frame, for_update: bool = False, twice: bool = False) -> Energy:
+        """The energy of displacements (*S, d), normalised units of `frame`, a resized working frame.
+
+        Args:
+            twice: let the image terms be differentiated twice, in the displacement and in the channels'
+                values (with measures that can be, such as the mean squared error; slower).
+        """
+        scale = _Scale(self, frame, for_update, twice)
         terms = [scale.channel(c) for c in self.channels]
         if self.prompts.fixed_labels is not None:
             terms.append(scale.labels())
@@ -103,9 +146,10 @@ class PairObjective:
             terms.append(lambda u: self.regularity * diffusion(u, extent))
         return lambda u: torch.stack([term(u) for term in terms]).sum()
 
-    def matrix(self, frame: Frame, moving: Frame, device: torch.device | str = "cpu") -> Tensor:
-        """(d, d+1) from the frame's normalised coordinates to the moving frame's."""
-        return normalised_matrix(self.linear, frame, moving, device)
+    def matrix(self, frame: Frame, moving: Frame, like: Tensor | None = None) -> Tensor:
+        """(d, d+1) from the frame's normalised coordinates to the moving frame's; typed as `like`."""
+        matrix = normalised_matrix(self.linear, frame, moving)
+        return matrix if like is None else matrix.to(like)
 
 
 def normalised_matrix(
@@ -130,13 +174,13 @@ def matching_size(moving: Frame, frame: Frame) -> tuple[int, ...]:
 class _Scale:
     """The terms of a `PairObjective` on one frame."""
 
-    def __init__(
-        self, objective: PairObjective, frame: Frame, device: torch.device, for_update: bool
-    ) -> None:
-        self.objective, self.frame, self.for_update = objective, frame, for_update
-        self.grid = frame.grid(device)
-        self.identity = torch.eye(frame.dimension, frame.dimension + 1, device=device)
-        self.matrix = objective.matrix(frame, objective.channels[0].moving.frame, device)
+    def __init__(self, objective: PairObjective, frame: Frame, for_update: bool, twice: bool) -> None:
+        self.objective, self.frame, self.for_update, self.twice = objective, frame, for_update, twice
+        first = objective.channels[0]
+        data = (first.fixed.levels[0] if isinstance(first.fixed, Pyramid) else first.fixed).data
+        self.grid = frame.grid(data.device, torch.promote_types(data.dtype, torch.float32))
+        self.identity = torch.eye(frame.dimension, frame.dimension + 1).to(self.grid)
+        self.matrix = objective.matrix(frame, first.moving.frame, self.grid)
         prompts = objective.prompts
         self.fixed_weight = None if prompts.fixed_mask is None else self._fixed(prompts.fixed_mask)
         self.moving_mask = None if prompts.moving_mask is None else self._moving(prompts.moving_mask)
@@ -145,7 +189,19 @@ class _Scale:
             self.fixed_weight = combined_weight(self.fixed_weight, inside[None, None].float())
 
     def channel(self, channel: Channel) -> Energy:
-        fixed, moving, matrix = self._fixed(channel.fixed), self._moving(channel.moving), self.matrix
+        if isinstance(channel.fixed, Pyramid):
+            # read as the moving features are, so that equal images compare as equal to the last bit
+            straight = LinearTransform.identity(self.frame.dimension)
+            level, matrix = channel.fixed.for_scale(self.frame, straight)
+            zero = torch.zeros_like(self.grid)
+            fixed = warp(level, zero, matrix.to(self.grid), self.grid, twice=self.twice)
+        else:
+            fixed = self._fixed(channel.fixed)
+        if isinstance(channel.moving, Pyramid):
+            moving, matrix = channel.moving.for_scale(self.frame, self.objective.linear)
+            matrix = matrix.to(self.grid)
+        else:
+            moving, matrix = self._moving(channel.moving), self.matrix
         if channel.similarity.oriented and not torch.equal(matrix, self.identity):
             # descriptors of directions compare only on lattices that share their axes
             moving, matrix = sample(moving, self._points(0.0)), self.identity
@@ -154,7 +210,7 @@ class _Scale:
         fixed, moving = similarity.prepare(fixed), similarity.prepare(moving)
 
         def energy(displacement: Tensor) -> Tensor:
-            warped = warp(moving, displacement, matrix, self.grid, self.for_update)
+            warped = warp(moving, displacement, matrix, self.grid, self.for_update, self.twice)
             return channel.weight * similarity(warped, fixed, self._weight(displacement))
 
         return energy
@@ -164,11 +220,11 @@ class _Scale:
         assert prompts.fixed_labels is not None and prompts.moving_labels is not None
         fixed = gaussian_smooth(self._fixed(prompts.fixed_labels), (1.0,) * d)
         moving = gaussian_smooth(self._moving(prompts.moving_labels), (1.0,) * d)
-        matrix = self.objective.matrix(self.frame, prompts.moving_labels.frame, fixed.device)
+        matrix = self.objective.matrix(self.frame, prompts.moving_labels.frame, self.grid)
         overlap = LabelOverlap()
 
         def energy(displacement: Tensor) -> Tensor:
-            warped = warp(moving, displacement, matrix, self.grid, self.for_update)
+            warped = warp(moving, displacement, matrix, self.grid, self.for_update, self.twice)
             return self.objective.label_pull * overlap(warped, fixed)
 
         return energy

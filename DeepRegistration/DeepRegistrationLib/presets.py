@@ -21,6 +21,8 @@ class Preset:
         stiffness: times the representation's smoothing, at the same scales. Coarse scales are kept
             stiffer: what they see of fine structure is aliased.
         gradient_share: weight of a channel of gradient magnitudes beside the intensities.
+        instance_steps: by which a method with a trained predictor adapts it to the pair.
+        scratch_steps: by which a method fits networks to the pair that nothing has trained.
     """
 
     finest_voxels: int
@@ -28,12 +30,14 @@ class Preset:
     radius: int
     stiffness: tuple[float, float, float] = (3.0, 2.0, 1.25)
     gradient_share: float = 0.0
+    instance_steps: int = 0
+    scratch_steps: int = 0
 
 
 PRESETS = {
     "fast": Preset(1_600_000, (40, 20, 8), 7),
-    "balanced": Preset(8_000_000, (100, 60, 14), 7),
-    "accurate": Preset(8_000_000, (150, 100, 25), 8, (2.0, 1.5, 1.0), 0.1),
+    "balanced": Preset(8_000_000, (100, 60, 14), 7, scratch_steps=25),
+    "accurate": Preset(8_000_000, (150, 100, 25), 8, (2.0, 1.5, 1.0), 0.1, 50, 100),
 }
 
 _CROSS_CONTRAST = ("mind", "nmi")

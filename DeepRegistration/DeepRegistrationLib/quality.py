@@ -73,8 +73,37 @@ def warped_labels(labels: Volume, field: Field, frame: Frame) -> Volume:
     return Volume(data.round().to(torch.int32), frame)
 
 
+class Untouched:
+    """The numbers of a pair before anything was aligned, measured once each while its inputs stay."""
+
+    def __init__(self) -> None:
+        self._images: tuple[Volume, Volume, dict[str, float]] | None = None
+        self._labels: tuple[Volume, Volume, dict[str, Any]] | None = None
+
+    def similarity(self, inputs: Inputs) -> dict[str, float]:
+        """As `similarity_numbers`, of the moving image read at the fixed image's voxels."""
+        if self._images is None or not _same(self._images, inputs.fixed, inputs.moving):
+            start = resampled(inputs.moving, inputs.fixed.frame)
+            self._images = (inputs.fixed, inputs.moving, similarity_numbers(inputs.fixed, start))
+        return self._images[2]
+
+    def labels(self, inputs: Inputs) -> dict[str, Any]:
+        """As `label_numbers`; the inputs have labels."""
+        fixed, moving = inputs.fixed_labels, inputs.moving_labels
+        assert fixed is not None and moving is not None
+        if self._labels is None or not _same(self._labels, fixed, moving):
+            start = resampled(moving, fixed.frame, nearest=True)
+            start = Volume(start.data.round().to(torch.int32), fixed.frame)
+            self._labels = (fixed, moving, label_numbers(start, fixed, inputs.label_values))
+        return self._labels[2]
+
+
+def _same(known: tuple[Volume, Volume, Any], fixed: Volume, moving: Volume) -> bool:
+    return known[0].data is fixed.data and known[1].data is moving.data
+
+
 def quality_of(
-    inputs: Inputs, forward: Transform, fields: tuple[Field, Field], warped: Volume, start: Volume
+    inputs: Inputs, forward: Transform, fields: tuple[Field, Field], warped: Volume, before: Untouched
 ) -> dict[str, Any]:
     """What `quality.json` says about the maps and images.
 
@@ -83,13 +112,13 @@ def quality_of(
         forward: fixed to moving points.
         fields: forward and inverse, as they are written.
         warped: the moving image on the fixed lattice.
-        start: the moving image on the fixed lattice before anything was aligned.
+        before: measures, or knows, the pair before anything was aligned.
     """
     forward_field, inverse_field = (Field(f.displacement.cpu(), f.frame) for f in fields)
     stride = max(1, round((forward_field.frame.voxels / _CONSISTENCY_POINTS) ** (1 / forward.dimension)))
     numbers: dict[str, Any] = {
         "similarity": {
-            "before": similarity_numbers(inputs.fixed, start),
+            "before": before.similarity(inputs),
             "after": similarity_numbers(inputs.fixed, warped),
         },
         "regularity": {**fold_statistics(forward_field), "folds_measured": FOLDS_MEASURED},
@@ -104,11 +133,9 @@ def quality_of(
         }
     if inputs.fixed_labels is not None and inputs.moving_labels is not None:
         frame = inputs.fixed.frame
-        before = resampled(inputs.moving_labels, frame, nearest=True)
-        before = Volume(before.data.round().to(torch.int32), frame)
         after = warped_labels(inputs.moving_labels, forward_field, frame)
         numbers["labels"] = {
-            "before": label_numbers(before, inputs.fixed_labels, inputs.label_values),
+            "before": before.labels(inputs),
             "after": label_numbers(after, inputs.fixed_labels, inputs.label_values),
         }
     return numbers

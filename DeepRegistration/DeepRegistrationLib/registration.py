@@ -8,8 +8,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from .atomic import write_text
 from .errors import OutputError
@@ -17,10 +20,12 @@ from .field import Field
 from .frame import Frame, Volume, apply_matrix
 from .interpolation import sample
 from .io import write_volume
+from .jacobian import determinant_slabs
 from .transform_files import linear_to_sitk, write_displacement, write_transform
 from .transforms import LinearTransform, Transform
 
 OUTPUTS = ("forward.h5", "inverse.h5", "warped.nii.gz", "quality.json")
+FEATURE_OUTPUTS = ("features_fixed.nii.gz", "features_moving.nii.gz")
 
 
 @contextmanager
@@ -47,6 +52,8 @@ class Registration:
         inverse_field: `inverse` on the moving image's box.
         warped: the moving image on the fixed lattice, its own intensities.
         quality: numbers, as written to quality.json.
+        features: feature images of the fixed and of the moving image, (C, *S) each on a frame of its own,
+            where they were asked for and the method has some.
     """
 
     forward: Transform
@@ -55,14 +62,35 @@ class Registration:
     inverse_field: Field
     warped: Volume
     quality: dict[str, Any]
+    features: tuple[Volume, Volume] | None = None
 
     @property
     def linear_only(self) -> bool:
         """Whether both maps are linear, and are written as matrices."""
         return isinstance(self.forward, LinearTransform)
 
+    def jacobian(self, frame: Frame | None = None) -> Volume:
+        """Jacobian determinant of the forward map at every voxel of a frame, (1, *S) float32, unitless.
+
+        Below 1 the fixed image's tissue is larger than the moving one's, at or below 0 the map folds. By
+        central differences; where the smallest of the 2^d determinants by one-sided differences is zero or
+        less, which is how the folds of `quality` are counted, that one.
+
+        Args:
+            frame: where; by default the forward field's own.
+        """
+        field = self.forward_field
+        if frame is not None and frame != field.frame:
+            field = self.forward.field(frame, field.displacement.device)
+        rows = [
+            torch.where(slab.smallest <= 0, slab.smallest, slab.central)
+            for slab in determinant_slabs(field.displacement)
+        ]
+        return Volume(torch.cat(rows)[None], field.frame)
+
     def save(self, directory: str | Path) -> None:
-        """Write forward.h5, inverse.h5, warped.nii.gz and quality.json, all or none.
+        """Write forward.h5, inverse.h5, warped.nii.gz, quality.json and, where there are some, the features
+        (features_fixed.nii.gz, features_moving.nii.gz; float32, a component a channel), all or none.
 
         Raises:
             OutputError: something could not be written; what was in the folder before is untouched.
@@ -85,13 +113,17 @@ class Registration:
 
     def _writers(self) -> dict[str, Callable[[Path], None]]:
         """What writes each output file."""
-        writers: tuple[Callable[[Path], None], ...] = (
+        writers: list[Callable[[Path], None]] = [
             lambda path: self._write_map(self.forward, self.forward_field, path),
             lambda path: self._write_map(self.inverse, self.inverse_field, path),
             lambda path: write_volume(self.warped, path),
             lambda path: write_text(path, json.dumps(self.quality, indent=2) + "\n"),
-        )
-        return dict(zip(OUTPUTS, writers, strict=True))
+        ]
+        named = dict(zip(OUTPUTS, writers, strict=True))
+        if self.features is not None:
+            pairs = zip(FEATURE_OUTPUTS, self.features, strict=True)
+            named |= {name: partial(write_volume, Volume(v.data.float(), v.frame)) for name, v in pairs}
+        return named
 
     @staticmethod
     def _write_map(transform: Transform, field: Field, path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DeepRegistrationLib import cli, io, pipeline
+from DeepRegistrationLib import cli, io, resources
 from DeepRegistrationLib.registration import OUTPUTS
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and limits as POSIX has them")
@@ -281,7 +281,7 @@ def test_two_single_slices_are_registered(
 def test_too_large_for_the_machine(
     pair: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(pipeline, "_available_memory", lambda: 100_000)
+    monkeypatch.setattr(resources, "available_memory", lambda: 100_000)
     refused(capsys, pair, tmp_path, "GB of memory", code=1)
 
 
@@ -292,7 +292,7 @@ def test_a_large_volume_on_a_small_machine(
     array = np.zeros((400, 512, 512), np.uint8)
     array[100:300, 100:400, 100:400] = 200
     large = save(array, tmp_path / "large.mha")
-    monkeypatch.setattr(pipeline, "_available_memory", lambda: 4 << 30)
+    monkeypatch.setattr(resources, "available_memory", lambda: 4 << 30)
     refused(capsys, {"fixed": large, "moving": large}, tmp_path, "GB of memory", code=1)
 
 

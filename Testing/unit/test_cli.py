@@ -377,20 +377,10 @@ def test_methods_lists_everything(capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(capsys.readouterr().out)
     assert [method["name"] for method in listed["methods"]] == list(METHODS)
     assert [kind["name"] for kind in listed["representations"]] == list(REPRESENTATIONS)
-    assert {m["name"]: m["available"] for m in listed["methods"]}["dio"] is True
     assert cli.main(["methods"]) == 0
     out = capsys.readouterr().out
     for name, method in METHODS.items():
-        state = "available" if method.available else "not there yet"
-        assert any(line.split()[:1] == [name] and state in line for line in out.splitlines())
-
-
-def test_a_method_that_is_not_there_says_so(
-    pair: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(register_arguments(pair, tmp_path / "out", "--method", "sitreg", "--quiet")) == 2
-    assert "SITReg is not there yet" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+        assert any(line.split()[:1] == [name] and method.title in line for line in out.splitlines())
 
 
 def test_demo_prints_a_table_and_writes_pair_results_and_picture(

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from DeepRegistrationLib.demo.anatomy import LABEL_NAMES, Anatomy
+from DeepRegistrationLib.cli import main
+from DeepRegistrationLib.commands.demo import PAIR_FILES
+from DeepRegistrationLib.demo.anatomy import Anatomy
 from DeepRegistrationLib.demo.font import text_mask
+from DeepRegistrationLib.demo.label_names import LABEL_NAMES
 from DeepRegistrationLib.demo.pair import DemoPair, demo_pair
 from DeepRegistrationLib.demo.picture import write_picture
 from DeepRegistrationLib.errors import InputError, OutputError
@@ -184,3 +187,11 @@ def test_letters_are_different_and_legible() -> None:
     assert len(shapes) == len(alphabet)
     assert text_mask("ab 1", 2).shape == (14, 2 * (4 * 6 - 1))
     assert not text_mask(" ").any() and text_mask("").shape == (14, 0)
+
+
+def test_the_pair_alone_can_be_written(tmp_path) -> None:
+    folder = tmp_path / "pair"
+    assert main(["demo", "--pair-only", "--out", str(folder)]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == sorted(PAIR_FILES)
+    moving = sitk.ReadImage(str(folder / "moving.nii.gz"))
+    assert moving.GetSize() == sitk.ReadImage(str(folder / "moving_labels.nii.gz")).GetSize()

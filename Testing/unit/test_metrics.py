@@ -150,6 +150,10 @@ def test_folds_agree_with_brute_force(frame: Frame, size: float) -> None:
         assert result["folds_percent"] == pytest.approx(100 * (here.min(-1) <= 0).mean())
         assert result["folds_percent_central"] == pytest.approx(100 * (middle <= 0).mean())
         assert result["determinant_min"] == pytest.approx(here.min(), abs=1e-4)
+        lowest = np.where(chosen, sided.min(-1), np.inf)
+        place = np.array(np.unravel_index(lowest.argmin(), lowest.shape))[::-1]
+        world = frame.index_to_world @ np.append(place, 1.0)
+        assert result["determinant_min_at"] == pytest.approx(world[:-1].tolist())
         assert result["determinant_max"] == pytest.approx(here.max(), abs=1e-4)
         assert result["log_determinant_sd"] == pytest.approx(np.log(middle[middle > 0]).std(), abs=1e-4)
     assert result["folds_percent"] > 0 or size < 0.5
@@ -189,7 +193,8 @@ def test_slabs_do_not_change_the_statistics(monkeypatch: pytest.MonkeyPatch) -> 
     for voxels in (1, 150, 200):
         monkeypatch.setattr("DeepRegistrationLib.jacobian._SLAB", voxels)
         sliced = fold_statistics(field)
-        assert sliced == pytest.approx(whole, rel=1e-6)
+        assert sliced.pop("determinant_min_at") == whole["determinant_min_at"]
+        assert sliced == pytest.approx({name: whole[name] for name in sliced}, rel=1e-6)
 
 
 @pytest.mark.parametrize("size", [(6, 5, 1), (1, 5, 4), (6, 1)])

@@ -9,14 +9,13 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
-from DeepRegistrationLib import pipeline, register
+from DeepRegistrationLib import register, resources, session
 from DeepRegistrationLib.demo.pair import demo_pair
-from DeepRegistrationLib.errors import Cancelled, InputError, NotAvailableError, ResourceError
+from DeepRegistrationLib.errors import Cancelled, InputError, ResourceError
 from DeepRegistrationLib.field import Field
 from DeepRegistrationLib.frame import Frame, Volume
 from DeepRegistrationLib.interpolation import sample
 from DeepRegistrationLib.io import volume_to_sitk
-from DeepRegistrationLib.methods import METHODS
 from DeepRegistrationLib.progress import CancelToken, Progress
 from DeepRegistrationLib.registration import Registration
 from DeepRegistrationLib.transforms import REPRESENTATIONS, FieldTransform, LinearTransform
@@ -184,13 +183,6 @@ def test_every_similarity_finds_the_shift(similarity: str) -> None:
     assert miss(run(similarity=similarity), SOLID) < 0.6 * START_MISS[3]
 
 
-@pytest.mark.parametrize("name", [m for m in METHODS if m != "dio"])
-def test_planned_methods_say_they_are_not_there_yet(name: str) -> None:
-    with pytest.raises(NotAvailableError, match="not there yet"):
-        run(method=name)
-    assert not METHODS[name].available
-
-
 @pytest.mark.parametrize("option", ["method", "representation", "similarity", "preset", "linear", "device"])
 def test_unknown_names_are_answered_with_the_known_ones(option: str) -> None:
     with pytest.raises(InputError, match=r"choose .*,"):
@@ -332,15 +324,15 @@ def test_labels_and_landmarks_help_and_are_measured() -> None:
 
 def test_memory_is_asked_about_before_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Progress] = []
-    monkeypatch.setattr(pipeline, "_available_memory", lambda: 1000)
+    monkeypatch.setattr(resources, "available_memory", lambda: 1000)
     with pytest.raises(ResourceError, match="GB are free"):
         run(progress=calls.append)
     assert [c.stage for c in calls] == ["Reading images"]
-    monkeypatch.setattr(pipeline, "_available_memory", lambda: None)
+    monkeypatch.setattr(resources, "available_memory", lambda: None)
 
     def exhausted(*_: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried")
 
-    monkeypatch.setattr(pipeline, "solve", exhausted)
+    monkeypatch.setattr(session, "solve", exhausted)
     with pytest.raises(ResourceError, match="Use a larger output spacing"):
         run()

@@ -38,6 +38,11 @@ def run(options: argparse.Namespace) -> None:
     folder = Path(options.out)
     check_folder(folder)
     pair = demo_pair()
+    if options.pair_only:
+        with results(folder, PAIR_FILES):
+            save_pair(pair, folder)
+        print(f"The pair is in {folder}.")
+        return
     with shown_progress(quiet=False, json_lines=False) as progress:
         registration = register(
             pair.fixed,

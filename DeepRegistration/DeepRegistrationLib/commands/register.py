@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from ..errors import InputError
 from ..pipeline import register
-from ..registration import OUTPUTS
+from ..registration import FEATURE_OUTPUTS, OUTPUTS
 from .files import check_folder, results
 from .progress import shown_progress
 from .tables import quality_rows, table
@@ -44,9 +44,12 @@ def run(options: argparse.Namespace) -> None:
             threads=options.threads,
             seed=options.seed,
             output_spacing=options.output_spacing,
+            weights=options.weights,
+            features=options.features,
             progress=progress,
         )
-        with results(folder, OUTPUTS):
+        written = OUTPUTS if registration.features is None else (*OUTPUTS, *FEATURE_OUTPUTS)
+        with results(folder, written):
             registration.save(folder)
     if options.quiet:
         return
@@ -54,4 +57,4 @@ def run(options: argparse.Namespace) -> None:
         print(f"deepregistration: warning: {warning}", file=sys.stderr)
     if not options.json_progress:
         print(table(quality_rows(registration.quality)))
-        print(f"\n{registration.quality['seconds']['total']:.1f} s; {', '.join(OUTPUTS)} are in {folder}")
+        print(f"\n{registration.quality['seconds']['total']:.1f} s; {', '.join(written)} are in {folder}")

@@ -24,29 +24,29 @@ def quality_rows(quality: dict[str, Any]) -> list[Row]:
     similarity = quality.get("similarity", {})
     for key, name in (("ncc", "correlation (NCC)"), ("nmi", "mutual information (NMI)")):
         if similarity:
-            rows.append((name, *(_number(similarity[when][key], 3) for when in ("before", "after"))))
+            rows.append((name, *(number(similarity[when][key], 3) for when in ("before", "after"))))
     labels = quality.get("labels")
     if labels:
         for key, name, digits in (
             ("dice_mean", "Dice, mean", 3),
             ("hd95_mean_mm", "95 % Hausdorff, mean (mm)", 2),
         ):
-            rows.append((name, *(_number(labels[when][key], digits) for when in ("before", "after"))))
+            rows.append((name, *(number(labels[when][key], digits) for when in ("before", "after"))))
     landmarks = quality.get("landmarks", {})
     for kind, numbers in landmarks.items():
         for key, name in (("mean_mm", "mean"), ("max_mm", "largest")):
             if numbers:
                 what = f"landmark error{_KINDS[kind]}, {name} (mm)"
-                rows.append((what, *(_number(numbers[when][key], 2) for when in ("before", "after"))))
+                rows.append((what, *(number(numbers[when][key], 2) for when in ("before", "after"))))
     regularity = quality["regularity"]
-    rows.append(("folds (% of voxels)", "", _number(regularity["folds_percent"], 4)))
+    rows.append(("folds (% of voxels)", "", number(regularity["folds_percent"], 4)))
     for key, name in (("determinant_min", "smallest"), ("determinant_max", "largest")):
-        rows.append((f"Jacobian determinant, {name}", "", _number(regularity[key], 3)))
-    rows.append(("SD of log Jacobian determinant", "", _number(regularity["log_determinant_sd"], 3)))
+        rows.append((f"Jacobian determinant, {name}", "", number(regularity[key], 3)))
+    rows.append(("SD of log Jacobian determinant", "", number(regularity["log_determinant_sd"], 3)))
     consistency = quality.get("inverse_consistency")
     if consistency:
         for key, name in (("mean_mm", "mean"), ("max_mm", "largest")):
-            rows.append((f"inverse consistency error, {name} (mm)", "", _number(consistency[key], 3)))
+            rows.append((f"inverse consistency error, {name} (mm)", "", number(consistency[key], 3)))
     return rows
 
 
@@ -59,9 +59,9 @@ def label_rows(labels: dict[str, Any]) -> list[Row]:
     for value in labels["after"]["dice"]:
         numbers = [(labels[when]["dice"].get(value), 3) for when in ("before", "after")]
         numbers += [(labels[when]["hd95_mm"].get(value), 2) for when in ("before", "after")]
-        rows.append((value, *(_number(*number) for number in numbers)))
+        rows.append((value, *(number(*pair) for pair in numbers)))
     return rows
 
 
-def _number(value: float | None, digits: int) -> str:
+def number(value: float | None, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"

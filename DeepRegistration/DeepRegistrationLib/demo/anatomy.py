@@ -15,21 +15,6 @@ from torch import Tensor
 from ..errors import InputError
 from .shapes import Coordinates, Waves, ellipsoid, intersection, tube, union
 
-LABEL_NAMES: dict[int, str] = {
-    1: "skull",
-    2: "cortex",
-    3: "white matter",
-    4: "ventricles",
-    5: "caudate",
-    6: "putamen",
-    7: "thalamus",
-    8: "hippocampus",
-    9: "cerebellum",
-    10: "brain stem",
-    11: "eyes",
-}
-"""What the values of a label image mean; 0 is everything else."""
-
 CONTRASTS: dict[str, dict[str, float]] = {
     "t1": {
         "air": 0.0,

@@ -27,7 +27,7 @@ class DemoPair:
     Attributes:
         fixed, moving: images (1, *S) float32 on different lattices, with their own noise, brightness
             and coil shading.
-        fixed_labels, moving_labels: (1, *S) int32 on the images' lattices; see `anatomy.LABEL_NAMES`.
+        fixed_labels, moving_labels: (1, *S) int32 on the images' lattices; see `label_names.LABEL_NAMES`.
         fixed_landmarks, moving_landmarks: the same anatomical points in both, (N, 3) float64, LPS mm.
         landmark_names: what they are, N names.
         truth: the exact pull-back map (fixed to moving points) the moving image was made with.

@@ -3,54 +3,12 @@
 from __future__ import annotations
 
 from ..errors import InputError
-from .base import Method, MethodInput, PlannedMethod, Prediction
+from .base import Method, MethodInput, Prediction
 from .dio import Dio
-
-
-class GradIcon(PlannedMethod):
-    """Multi-step networks regularised by gradient inverse consistency (arXiv 2206.05897)."""
-
-    name = "gradicon"
-    title = "GradICON"
-    description = "Multi-step networks regularised by gradient inverse consistency."
-    guarantee = "Approximately inverse consistent by its loss."
-
-
-class SitReg(PlannedMethod):
-    """Symmetric by construction (MELBA 2024, arXiv 2303.10211)."""
-
-    name = "sitreg"
-    title = "SITReg"
-    description = "A symmetric network whose maps are inverse consistent by construction."
-    guarantee = "Exact symmetry, inverse consistency and topology preservation by construction."
-
-
-class NePhi(PlannedMethod):
-    """Neural deformation fields (ECCV 2024, arXiv 2309.07322)."""
-
-    name = "nephi"
-    title = "NePhi"
-    description = "Neural deformation fields: memory that does not grow with the image."
-    guarantee = "Approximately diffeomorphic by its loss."
-
-
-class SvfR2Net(PlannedMethod):
-    """Residual networks as integrators, shared weights (MIDL 2022)."""
-
-    name = "svf-r2net"
-    title = "SVF-R2Net"
-    description = "A Lipschitz residual network integrates a stationary velocity."
-    guarantee = "Each residual block is a contraction of the velocity values."
-
-
-class NsvfR2Net(PlannedMethod):
-    """Residual networks as integrators, separate weights (MIDL 2022)."""
-
-    name = "nsvf-r2net"
-    title = "NSVF-R2Net"
-    description = "A Lipschitz residual network integrates a time-varying velocity."
-    guarantee = "Each residual block is a contraction of the velocity values."
-
+from .gradicon import GradIcon
+from .nephi import NePhi
+from .r2net import NsvfR2Net, SvfR2Net
+from .sitreg import SitReg
 
 METHODS: dict[str, Method] = {
     method.name: method for method in (Dio(), GradIcon(), SitReg(), NePhi(), SvfR2Net(), NsvfR2Net())
@@ -68,4 +26,4 @@ def method_by_name(name: str) -> Method:
     return METHODS[name]
 
 
-__all__ = ["METHODS", "Method", "MethodInput", "PlannedMethod", "Prediction", "method_by_name"]
+__all__ = ["METHODS", "Method", "MethodInput", "Prediction", "method_by_name"]

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from ..errors import NotAvailableError
+from ..catalogue import METHODS as TEXTS
 from ..frame import Volume
 from ..objective import Channel
 from ..objectives import Similarity
@@ -63,29 +63,27 @@ class Prediction:
 class Method(ABC):
     """A registration method. It only predicts: representations, prompts and the solver are shared.
 
-    Class attributes:
-        name: what users type.
+    Attributes:
+        name: what users type; how the method presents itself is found under it in `catalogue`.
         title: what they read.
         description: one line for people who choose.
         guarantee: what is certain about its results.
-        available: whether it can be run.
     """
 
     name: ClassVar[str]
-    title: ClassVar[str]
-    description: ClassVar[str]
-    guarantee: ClassVar[str]
-    available: ClassVar[bool] = True
+
+    @property
+    def title(self) -> str:
+        return TEXTS[self.name].title
+
+    @property
+    def description(self) -> str:
+        return TEXTS[self.name].description
+
+    @property
+    def guarantee(self) -> str:
+        return TEXTS[self.name].guarantee
 
     @abstractmethod
     def predict(self, pair: MethodInput) -> Prediction:
         """Look at a prepared pair."""
-
-
-class PlannedMethod(Method):
-    """A method of the family that has a name already but no network yet."""
-
-    available = False
-
-    def predict(self, pair: MethodInput) -> Prediction:
-        raise NotAvailableError(f"The method {self.title} is not there yet. Choose another, for example dio.")

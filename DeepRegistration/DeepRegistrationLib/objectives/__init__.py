@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ..errors import InputError
 from .adaptive_ncc import AdaptiveNCC
 from .common import Similarity
+from .gaussian_ncc import GaussianNCC
 from .local_ncc import LocalNCC
 from .mind import MindSSC, mind_descriptor
 from .mutual_information import NormalisedMutualInformation
@@ -24,6 +25,7 @@ from .similarity import GlobalNCC, MeanSquaredError
 __all__ = [
     "SIMILARITIES",
     "AdaptiveNCC",
+    "GaussianNCC",
     "GlobalNCC",
     "LabelOverlap",
     "LandmarkDistance",

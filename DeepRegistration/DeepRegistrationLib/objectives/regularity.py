@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..field import jacobian_determinant
 
 PointMap = Callable[[Tensor], Tensor]
-"""Points (N, d) to points (N, d), both in the same normalised coordinates."""
+"""Points (..., d) to points (..., d), both in the same normalised coordinates."""
 
 _STACK = 1 << 17
 """Numbers of a stack of planes handled at a time on a processor, so that they stay in the cache."""
@@ -68,7 +68,7 @@ def fold_penalty(displacement: Tensor) -> Tensor:
 def inverse_consistency(forward: PointMap, backward: PointMap, points: Tensor) -> Tensor:
     """Mean squared error p - forward(backward(p)) over points and components (ICON), both orders averaged.
 
-    Greer et al., ICCV 2021, but a mean over components. `points` (N, d); unit: that of the points, squared.
+    Greer et al., ICCV 2021, but a mean over components. `points` (..., d); unit: that of the points, squared.
     """
     errors = [points - a(b(points)) for a, b in ((forward, backward), (backward, forward))]
     return torch.stack([(e * e).mean() for e in errors]).mean()
@@ -89,7 +89,7 @@ def gradient_inverse_consistency(
 
     Args:
         forward, backward: maps of points in normalised coordinates.
-        points: (N, d), normalised. Jittered off the lattice they represent the map better than voxel
+        points: (..., d), normalised. Jittered off the lattice they represent the map better than voxel
             centres (`jittered_points`).
         delta: step of the difference, normalised; the default is a thousandth of the box.
         symmetric: whether to average both orders of composition instead of taking the first only.
@@ -99,8 +99,8 @@ def gradient_inverse_consistency(
     for first, second in orders:
         error = points - first(second(points))
         for axis in range(points.shape[-1]):
-            step = torch.zeros_like(points[:1])
-            step[:, axis] = delta
+            step = points.new_zeros(points.shape[-1])
+            step[axis] = delta
             moved = points + step
             slope = (moved - first(second(moved)) - error) / delta
             total = total + (slope * slope).mean()

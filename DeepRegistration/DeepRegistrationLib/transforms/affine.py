@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..catalogue import REPRESENTATIONS
 from ..frame import Frame
 from .linear import LinearRepresentation, LinearTransform
 from .linear_fit import best_affine, positive
@@ -19,7 +20,7 @@ class Affine(LinearRepresentation):
     """
 
     name = "affine"
-    description = "Rotation, translation, scaling and shear of the whole image."
+    description = REPRESENTATIONS[name].description
 
     def __init__(self, frame: Frame, device: torch.device | str = "cpu") -> None:
         super().__init__(frame, device)

@@ -7,6 +7,7 @@ from functools import reduce
 import torch
 from torch import Tensor
 
+from ..catalogue import REPRESENTATIONS
 from ..errors import InputError
 from ..field import Field
 from ..frame import Frame
@@ -42,7 +43,7 @@ class BSpline(Representation):
     """
 
     name = "b-spline"
-    description = "A smooth map from control points every few millimetres; bounded so that it cannot fold."
+    description = REPRESENTATIONS[name].description
     diffeomorphic = True
 
     def __init__(

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..catalogue import REPRESENTATIONS
 from ..field import cell_determinant
 from ..filters import box_sum, gaussian_smooth
 from ..interpolation import sample
@@ -34,7 +35,7 @@ class Diffeomorphic(FreeForm):
     """
 
     name = "diffeomorphic"
-    description = "A chain of small smooth steps: large deformations without folds. The best default."
+    description = REPRESENTATIONS[name].description
     diffeomorphic = True
     compositive = True
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..catalogue import REPRESENTATIONS
 from ..field import Field
 from ..filters import gaussian_smooth
 from ..frame import Frame
@@ -17,7 +18,7 @@ class FreeForm(Representation):
     """x -> x + w(x), with w free at every voxel. May fold; inverted by fixed-point iteration."""
 
     name = "free-form"
-    description = "A free displacement at every voxel: the most flexible, and the only one that may fold."
+    description = REPRESENTATIONS[name].description
     diffeomorphic = False
 
     def __init__(self, frame: Frame, device: torch.device | str = "cpu") -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..catalogue import REPRESENTATIONS
 from ..errors import InputError
 from ..field import Field, cell_determinant
 from ..filters import gaussian_smooth, spatial_gradient
@@ -52,7 +53,7 @@ class Geodesic(Representation):
     """
 
     name = "geodesic"
-    description = "Large-deformation shooting (LDDMM): the shortest smooth path, from one initial momentum."
+    description = REPRESENTATIONS[name].description
     diffeomorphic = True
 
     def __init__(

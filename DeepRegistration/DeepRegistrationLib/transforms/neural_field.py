@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..catalogue import REPRESENTATIONS
 from ..field import Field
 from ..frame import Frame
 from .base import Representation, Transform
@@ -37,7 +38,7 @@ class NeuralField(Representation):
     """
 
     name = "neural-field"
-    description = "A small neural network of the position: compact and smooth, though folds are not excluded."
+    description = REPRESENTATIONS[name].description
     diffeomorphic = False
 
     def __init__(

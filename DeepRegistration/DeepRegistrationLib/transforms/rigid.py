@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..catalogue import REPRESENTATIONS
 from ..frame import Frame
 from .linear import LinearRepresentation, LinearTransform
 from .linear_fit import best_rigid
@@ -15,7 +16,7 @@ class Rigid(LinearRepresentation):
     """x -> R (x - c) + c + t, R = exp(skew(r)) with a rotation vector r (3-D) or an angle (2-D)."""
 
     name = "rigid"
-    description = "Rotation and translation only: the same bone, the same head on another day."
+    description = REPRESENTATIONS[name].description
 
     def __init__(self, frame: Frame, device: torch.device | str = "cpu") -> None:
         super().__init__(frame, device)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..catalogue import REPRESENTATIONS
 from ..field import Field
 from ..filters import gaussian_smooth
 from ..frame import Frame
@@ -32,7 +33,7 @@ class StationaryVelocity(Representation):
     """
 
     name = "stationary-velocity"
-    description = "A smooth flow with a constant velocity field: no folds, and an exact inverse."
+    description = REPRESENTATIONS[name].description
     diffeomorphic = True
 
     def __init__(self, frame: Frame, device: torch.device | str = "cpu", full: bool = False) -> None:

@@ -1,0 +1,81 @@
+"""Feature networks by their configuration, and the features of one image with their geometry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ...errors import InputError
+from ...frame import Frame, Volume
+from ...networks.encoder_only import LargeKernelEncoders, UNetEncoders
+from ...networks.large_kernel import LargeKernelUNet
+from ...networks.unet import FeatureUNet
+from ...objective import Pyramid
+
+KINDS = ("unet", "lku", "unet-e", "lku-e")
+
+
+@dataclass(frozen=True)
+class FeatureNetwork:
+    """A feature network's description, saved with its weights.
+
+    Attributes:
+        kind: ``unet``, ``lku`` (large kernels), or their encoder-only variants ``unet-e``, ``lku-e``.
+        widths: channels of the levels of the U-Nets, finest first.
+        start: channels of the stem of the large-kernel ones.
+        channels: features per level.
+    """
+
+    kind: str = "unet"
+    widths: tuple[int, ...] = (16, 16, 32, 32, 64)
+    start: int = 16
+    channels: int = 16
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> FeatureNetwork:
+        """From what `dataclasses.asdict` made, after JSON.
+
+        Raises:
+            InputError: something is missing, unknown or of another type.
+        """
+        names = {f.name for f in fields(cls)}
+        if set(values) != names or values["kind"] not in KINDS:
+            raise InputError("The weights do not describe a feature network of this version of the program.")
+        numbers = [*values["widths"], values["start"], values["channels"]]
+        if not all(isinstance(n, int) and 0 < n <= 4096 for n in numbers) or len(values["widths"]) < 1:
+            raise InputError("The sizes of the network in the weights are not usable.")
+        return cls(values["kind"], tuple(values["widths"]), values["start"], values["channels"])
+
+    def build(self, dimension: int) -> nn.Module:
+        """A fresh network for 2-D or 3-D images of one channel."""
+        if self.kind == "unet":
+            return FeatureUNet(dimension, self.widths, self.channels)
+        if self.kind == "unet-e":
+            return UNetEncoders(dimension, self.widths[:3], self.channels)
+        kind = LargeKernelUNet if self.kind == "lku" else LargeKernelEncoders
+        return kind(dimension, self.start, self.channels)
+
+
+def padded(images: Tensor, stride: int) -> Tensor:
+    """Images (B, C, *S), the border repeated at the far ends up to multiples of `stride`, at least two."""
+    sides = []
+    for n in reversed(images.shape[2:]):
+        sides += [0, max(2, -(-n // stride)) * stride - n]
+    return F.pad(images, sides, mode="replicate") if any(sides) else images
+
+
+def pyramid(levels: list[Tensor], frame: Frame) -> Pyramid:
+    """Features (C, *S / 2^k), finest first, of an image on `frame` that was `padded`, with their geometry."""
+    size = tuple(reversed(levels[0].shape[1:]))
+    box = Frame(size, frame.spacing, frame.origin, frame.direction)
+    return Pyramid(tuple(Volume(v, box.resized(tuple(reversed(v.shape[1:])))) for v in levels), frame)
+
+
+def features_of(network: nn.Module, image: Volume) -> Pyramid:
+    """The features of one image (1, *S) in [0, 1], which the network sees by itself and on its own frame."""
+    levels = network(padded(image.data[None], network.stride))
+    return pyramid([level[0].float() for level in levels], image.frame)

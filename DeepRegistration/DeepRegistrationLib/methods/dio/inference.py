@@ -1,0 +1,140 @@
+"""A trained network's features of a prepared pair, ready for the solver."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from ...errors import InputError
+from ...filters import downsample
+from ...frame import Frame, Volume, apply_matrix
+from ...interpolation import sample
+from ...objective import Channel, Pyramid
+from ...objectives import MeanSquaredError
+from ...prepare import crop
+from ...presets import finest_frame
+from ...transforms.linear import LinearTransform
+from ...weights import Weights
+from ..base import MethodInput, Prediction
+from .features import FeatureNetwork, features_of
+
+_PARALLEL = 0.99985
+"""Cosine of one degree: up to there lattices count as parallel."""
+
+
+def learned_features(pair: MethodInput) -> Prediction:
+    """Each image's features as one channel, compared by their squared error.
+
+    Both images are given to the network at one voxel size, the one it was trained at or, where the
+    convention names none or a finer one than the preset works with, the preset's finest. Of the moving
+    image it sees what the fixed box maps onto, since the network's normalisation makes features depend
+    on how much background there is. That part keeps its own lattice; only if it is turned by more than
+    one degree against the fixed one's axes (after the linear stage) is it read on a lattice parallel
+    to them, since convolutions see directions.
+
+    The features of a level are divided by one number, the root of the fixed features' mean variance,
+    so that the objective is of the size of the other measures and prompts weigh against it as usual.
+
+    Raises:
+        InputError: the weights do not fit.
+    """
+    assert pair.weights is not None
+    network = feature_network(pair.weights, pair.fixed.frame.dimension).to(pair.fixed.data.device)
+    finest = min(finest_frame(pair.preset, pair.fixed.frame).spacing)
+    voxel = max(finest, float(pair.weights.convention.get("voxel_mm") or finest))
+    with torch.no_grad():
+        pair.report("Features of the fixed image", 0.0)
+        fixed = features_of(network, at_voxel_size(pair.fixed, voxel))
+        pair.report("Features of the moving image", 0.5)
+        moving = features_of(network, at_voxel_size(seen_part(pair), voxel))
+        fixed, moving = scaled(fixed, moving)
+    shown = _shown(fixed), _shown(moving)
+    fixed, moving = replace(fixed, frame=pair.fixed.frame), replace(moving, frame=pair.moving.frame)
+    return Prediction((Channel(fixed, moving, MeanSquaredError()),), features=shown)
+
+
+def feature_network(weights: Weights, dimension: int) -> nn.Module:
+    """The network that weights belong to, with them, for inference.
+
+    Raises:
+        InputError: for another method or dimension, or tensors that do not fit the network they name.
+    """
+    if weights.method != "dio" or weights.dimension != dimension:
+        raise InputError(
+            f"These are weights of {weights.method} for {weights.dimension}-D images; "
+            f"weights of dio for {dimension}-D images are needed."
+        )
+    described = weights.convention.get("network")
+    if not isinstance(described, dict):
+        raise InputError("The weights do not say which feature network they belong to.")
+    network = FeatureNetwork.from_mapping(described).build(dimension)
+    try:
+        network.load_state_dict(weights.state)
+    except RuntimeError as error:
+        raise InputError("The weights do not fit the feature network they name.") from error
+    return network.eval().requires_grad_(False)
+
+
+def at_voxel_size(image: Volume, voxel: float) -> Volume:
+    """The image's box cut into cubes of about `voxel` mm."""
+    frame = image.frame.with_spacing(voxel)
+    return Volume(downsample(image.data[None], frame.size)[0], frame)
+
+
+def seen_part(pair: MethodInput) -> Volume:
+    """The part of the moving image that the fixed box maps onto, on axes parallel to the fixed one's.
+
+    See `learned_features`; the linear stage's map says where and how turned that is.
+    """
+    moving = pair.moving
+    own = np.asarray(moving.frame.direction)
+    turned = _rotation(pair.linear) @ np.asarray(pair.fixed.frame.direction)
+    parallel = np.diag(turned.T @ own).min() > _PARALLEL
+    axes = own if parallel else turned
+    whole = moving.frame.corners() @ axes
+    wanted = pair.linear.map(torch.from_numpy(pair.fixed.frame.corners())).numpy() @ axes
+    first, last = whole.min(0), whole.max(0)
+    low, high = np.maximum(wanted.min(0), first), np.minimum(wanted.max(0), last)
+    if (high <= low).any():  # nothing in common; let it see everything
+        low, high = first, last
+    spacing = np.asarray(moving.frame.spacing)
+    if parallel:
+        start = np.floor((low - first) / spacing + 1e-6).astype(int)
+        stop = np.ceil((high - first) / spacing - 1e-6).astype(int)
+        return crop(moving, tuple(zip(start.tolist(), stop.tolist(), strict=True)))
+    shares = np.abs(own.T @ axes)  # as fine along each new axis as the image is along it
+    spacing = (shares / shares.sum(0)).T @ spacing
+    size = np.maximum(1, np.round((high - low) / spacing)).astype(int)
+    steps = (high - low) / size
+    origin = axes @ (low + steps / 2)
+    frame = Frame(*(tuple(v.tolist()) for v in (size, steps, origin)), tuple(map(tuple, axes.tolist())))
+    to_moving = moving.frame.world_to_normalised @ frame.normalised_to_world
+    points = apply_matrix(to_moving, frame.grid(moving.data.device))
+    return Volume(sample(moving.data[None], points)[0], frame)
+
+
+def scaled(fixed: Pyramid, moving: Pyramid) -> tuple[Pyramid, Pyramid]:
+    """Both pyramids with each level divided by the spread of the fixed one's features there."""
+    results: tuple[list[Volume], list[Volume]] = ([], [])
+    for a, b in zip(fixed.levels, moving.levels, strict=True):
+        spread = a.data.flatten(1).var(1, correction=0).mean().sqrt().clamp_min(1e-12)
+        for result, level in zip(results, (a, b), strict=True):
+            result.append(Volume(level.data / spread, level.frame))
+    return Pyramid(tuple(results[0]), fixed.frame), Pyramid(tuple(results[1]), moving.frame)
+
+
+def _shown(features: Pyramid) -> Volume:
+    """The finest features, without what the padding added."""
+    finest, frame = features.levels[0], features.frame
+    window = tuple(slice(n) for n in frame.shape)
+    return Volume(finest.data[(slice(None), *window)], frame)
+
+
+def _rotation(linear: LinearTransform) -> np.ndarray:
+    """The rotation nearest to a linear map's matrix."""
+    u, _, vh = np.linalg.svd(linear.matrix[:-1, :-1].numpy())
+    u[:, -1] *= np.sign(np.linalg.det(u @ vh))
+    return u @ vh

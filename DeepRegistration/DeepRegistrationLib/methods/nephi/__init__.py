@@ -1,0 +1,109 @@
+"""NePhi: neural deformation fields (Tian et al., ECCV 2024, arXiv 2309.07322).
+
+An encoder turns a pair into a latent code, two small networks of position and code into the maps of both
+directions. The map is where the solver starts; what it compares are the images themselves. Without
+trained weights the two networks and the code are fitted to the pair from scratch, where the preset has
+time for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ...field import Field
+from ...presets import finest_frame
+from ...transforms import FieldTransform, Transform
+from ..base import Method, MethodInput, Prediction
+from ..classical import classical_features
+from ..maps import FieldMap
+from ..predicting import improves, network_images
+from .hybrid import coarse_start, fitted
+from .images import measured_at_points
+from .predictor import Predictor
+
+_NO_WEIGHTS = (
+    "There are no trained weights for NePhi, and this preset leaves no time to fit its networks to the pair: "
+    "the result is what the optimisation finds from the linear alignment."
+)
+_FROM_SCRATCH = (
+    "There are no trained weights for NePhi, so its networks were fitted to this pair alone, from scratch: "
+    "{steps} steps, after a coarse alignment."
+)
+_NO_HELP = (
+    "NePhi's {what} would have made the images less alike, so it was left out{reason}. The result is what "
+    "the optimisation finds from the linear alignment."
+)
+_UNLIKE = ": the weights may not have been trained for images like these"
+
+_READ_VOXELS = 400_000
+"""At most so many voxels of the neural field are handed to the solver; it is too smooth to need more."""
+
+
+class NePhi(Method):
+    """A neural field by a trained encoder or fitted to the pair, refined by the shared solver."""
+
+    name = "nephi"
+
+    def predict(self, pair: MethodInput) -> Prediction:
+        """The neural field from the fixed frame's box to itself, before the linear map.
+
+        With weights, the encoder looks at the fixed and the linearly aligned moving image over the
+        fixed box; where the preset says so (`Preset.instance_steps`), code and networks are then
+        optimised for the pair. Without, they are fitted from scratch (`Preset.scratch_steps`) to what a
+        coarse alignment leaves, the multi-resolution form. The map is handed on as a displacement on
+        the solver's lattice, or a coarser one of the same box.
+
+        Raises:
+            InputError: the weights do not fit the networks.
+            Cancelled: asked to while the networks are fitted.
+        """
+        plain = replace(classical_features(pair), features=None)
+        if pair.weights is not None:
+            found, warnings = _predicted(pair), ()
+            worse = _NO_HELP.format(what="prediction", reason=_UNLIKE)
+        elif pair.preset.scratch_steps > 0:
+            steps = pair.preset.scratch_steps
+            start = coarse_start(pair, pair.report)
+            found, warnings = fitted(pair, start=start, steps=steps), (_FROM_SCRATCH.format(steps=steps),)
+            worse = _NO_HELP.format(
+                what="field, fitted to this pair alone without trained weights,", reason=""
+            )
+        else:
+            return replace(plain, warnings=(_NO_WEIGHTS,))
+        pair.report("Reading the neural field", 1.0)
+        field = _on_lattice(found, pair)
+        if not _helps(field, pair):
+            return replace(plain, warnings=(worse,))
+        return replace(plain, start=FieldTransform(field), warnings=warnings)
+
+
+def _predicted(pair: MethodInput) -> Transform:
+    """What the weights give, optimised for the pair where the preset says so."""
+    assert pair.weights is not None
+    pair.report("Predicting", 0.0)
+    network = Predictor.from_weights(pair.weights).to(pair.fixed.data.device)
+    with torch.no_grad():
+        maps = network(*network_images(pair, pair.fixed.frame.resized(network.sides)))
+    if not pair.preset.instance_steps:
+        return maps.transform(pair.fixed.frame)
+    loss = replace(network.loss(), similarity=measured_at_points(pair.similarity))
+    return fitted(pair, maps, steps=pair.preset.instance_steps, loss=loss)
+
+
+def _on_lattice(found: Transform, pair: MethodInput) -> Field:
+    preset = replace(pair.preset, finest_voxels=min(pair.preset.finest_voxels, _READ_VOXELS))
+    with torch.no_grad():
+        return found.field(finest_frame(preset, pair.fixed.frame), pair.fixed.data.device)
+
+
+def _helps(field: Field, pair: MethodInput) -> bool:
+    """Whether the images are more alike after the map, on its lattice."""
+    fixed, moving = network_images(pair, field.frame)
+    found = FieldMap(field.displacement[None])
+    with torch.no_grad():
+        return improves(found, moving, fixed, pair.similarity.at(field.frame.spacing))
+
+
+__all__ = ["NePhi"]

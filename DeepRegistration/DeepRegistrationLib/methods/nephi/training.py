@@ -1,0 +1,50 @@
+"""How NePhi is trained: one stage, on values at random points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ...training.base import Batch, Stage, TrainingTask
+from .loss import BatchImages
+from .predictor import CONFIGURATIONS, Configuration, Predictor
+
+
+class NePhiTask(TrainingTask):
+    """`SampledLoss` on a `Predictor` (Tian et al., ECCV 2024, arXiv 2309.07322, section 4).
+
+    Only images are looked at: labels and landmarks of a batch serve the validation.
+    """
+
+    method: ClassVar[str] = "nephi"
+    configurations: ClassVar[Mapping[str, Configuration]] = CONFIGURATIONS
+
+    def network(self, configuration: str, dimension: int) -> Predictor:
+        return Predictor(configuration, dimension)
+
+    def convention(self, configuration: str, dimension: int) -> dict[str, Any]:
+        side = CONFIGURATIONS[configuration].sizes[dimension].side
+        return {"shape": [side] * dimension, "intensity": [0.0, 1.0]}
+
+    def stages(self, configuration: str) -> tuple[Stage, ...]:
+        c = CONFIGURATIONS[configuration]
+        return (Stage("encoder and networks of the position", 1.0, c.rate, c.batch),)
+
+    def optimiser(self, network: nn.Module, stage: Stage) -> torch.optim.Optimizer:
+        return torch.optim.Adam(network.parameters(), lr=stage.rate)
+
+    def loss(
+        self, network: nn.Module, batch: Batch, done: float, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        maps = network(batch.fixed, batch.moving)
+        with torch.autocast(batch.fixed.device.type, enabled=False):
+            return network.loss()(maps, BatchImages(batch.fixed, batch.moving), generator)
+
+    def displacement(self, network: nn.Module, batch: Batch) -> Tensor:
+        return network(batch.fixed, batch.moving).forward.displacement(batch.fixed.shape[2:])
+
+
+TASK = NePhiTask()

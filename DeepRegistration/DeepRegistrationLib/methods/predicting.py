@@ -1,0 +1,112 @@
+"""Methods whose network proposes a map: prepared for the network, judged, handed to the solver."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..field import Field
+from ..filters import downsample
+from ..frame import Frame
+from ..interpolation import sample
+from ..objective import matching_size, normalised_matrix
+from ..objectives import Similarity
+from ..presets import finest_frame
+from ..transforms import FieldTransform
+from ..weights import Weights
+from .base import Method, MethodInput, Prediction
+from .classical import classical_features
+from .maps import BatchMap, read_at
+
+_NO_WEIGHTS = (
+    "There are no trained weights for {title}, so it starts from no prediction: the result is what the "
+    "optimisation finds from the linear alignment."
+)
+_NO_HELP = (
+    "{title}'s prediction would have made the images less alike, so it was left out: the weights may not "
+    "have been trained for images like these."
+)
+
+
+class PredictingMethod(Method):
+    """A method whose map is where the solver starts; what is compared are the images themselves.
+
+    Without trained weights nothing is predicted, and the solver does the work alone.
+    """
+
+    def predict(self, pair: MethodInput) -> Prediction:
+        """The network's map from the fixed frame's box to itself, before the linear map.
+
+        Fixed and linearly aligned moving image are cut to the lattice the network was trained on, over
+        the fixed image's box; the map is evaluated on the lattice the solver works on. A map that makes
+        the images less alike is left out, with a warning.
+
+        Raises:
+            InputError: the weights do not fit the network.
+            Cancelled: asked to while the network works.
+        """
+        plain = replace(classical_features(pair), features=None)
+        if pair.weights is None:
+            return replace(plain, warnings=(_NO_WEIGHTS.format(title=self.title),))
+        pair.report("Predicting", 0.0)
+        network = self.network(pair.weights).to(pair.fixed.data.device)
+        frame = trained_frame(pair.weights, pair.fixed.frame)
+        fixed, moving = network_images(pair, frame)
+        found = self.proposal(network, moving, fixed, frame, pair)
+        with torch.no_grad():
+            if not improves(found, moving, fixed, pair.similarity.at(frame.spacing)):
+                return replace(plain, warnings=(_NO_HELP.format(title=self.title),))
+            finest = finest_frame(pair.preset, pair.fixed.frame)
+            start = FieldTransform(Field(found.displacement(finest.shape)[0], finest))
+        pair.report("Predicting", 1.0)
+        return replace(plain, start=start)
+
+    @abstractmethod
+    def network(self, weights: Weights) -> nn.Module:
+        """The network with its weights, ready to predict.
+
+        Raises:
+            InputError: they do not fit.
+        """
+
+    @abstractmethod
+    def proposal(
+        self, network: nn.Module, moving: Tensor, fixed: Tensor, frame: Frame, pair: MethodInput
+    ) -> BatchMap:
+        """The pull-back that brings moving onto fixed, images (1, 1, *S) on `frame`; no gradients kept."""
+
+
+def trained_frame(weights: Weights, frame: Frame) -> Frame:
+    """The box of `frame` cut into as many voxels as the training images had.
+
+    Raises:
+        InputError: the weights do not tell.
+    """
+    shape = weights.convention.get("shape", [])
+    if len(shape) != frame.dimension:
+        raise InputError("The weights file does not say for what size of image the network was trained.")
+    return frame.resized(tuple(reversed(shape)))
+
+
+def network_images(pair: MethodInput, frame: Frame) -> tuple[Tensor, Tensor]:
+    """Fixed and linearly aligned moving image (1, 1, *S) on a frame of the fixed box.
+
+    Outside the moving image's box is black.
+    """
+    fixed = downsample(pair.fixed.data[None], frame.size)
+    matrix = normalised_matrix(pair.linear, frame, pair.moving.frame, fixed.device)
+    points = frame.grid(fixed.device) @ matrix[:, :-1].T + matrix[:, -1]
+    moving = downsample(pair.moving.data[None], matching_size(pair.moving.frame, frame))
+    inside = (points.abs() <= 1).all(-1)
+    return fixed, sample(moving, points) * inside
+
+
+def improves(found: BatchMap, moving: Tensor, fixed: Tensor, similarity: Similarity) -> bool:
+    """Whether a map makes images (1, 1, *S) more alike than they are."""
+    seen, target = similarity.prepare(moving), similarity.prepare(fixed)
+    warped = read_at(seen, found.on_grid(fixed.shape[2:]))
+    return bool(similarity(warped, target) < similarity(seen, target))

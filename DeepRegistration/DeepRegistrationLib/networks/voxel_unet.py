@@ -1,0 +1,80 @@
+"""The U-Net of the VoxelMorph family: image pair in, three channels at full resolution out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_DOWN = (16, 32, 32, 32)
+"""Channels after each strided convolution, 1/2 to 1/16 of the resolution."""
+
+_UP = 8
+"""Channels of each transposed convolution."""
+
+_SLOPE = 0.2
+
+
+class VoxelUNet(nn.Module):
+    """Four strided convolutions down, four transposed ones up, each after a convolution.
+
+    Joshi and Hong (MIDL 2022), as the authors' code has it: 3 voxels wide throughout, with bias, each
+    convolution but the transposed ones followed by a leaky rectifier, the last one included; concatenated
+    skips, the raw input among them. He's initialisation, biases zero.
+
+    Any size works: the far ends are filled up with zeros to a multiple of `stride`, and cut off again.
+
+    Args:
+        dimension: 2 or 3.
+        inputs: channels of the images side by side.
+    """
+
+    stride = 2 ** len(_DOWN)
+    outputs = 3
+
+    def __init__(self, dimension: int, inputs: int = 2) -> None:
+        super().__init__()
+        conv = nn.Conv2d if dimension == 2 else nn.Conv3d
+        transposed = nn.ConvTranspose2d if dimension == 2 else nn.ConvTranspose3d
+        skips = [inputs, *_DOWN[:-1]]
+        self.down = nn.ModuleList(
+            conv(b, c, 3, stride=2, padding=1) for b, c in zip(skips, _DOWN, strict=True)
+        )
+        # deepest first: what is convolved at each level, before it is brought to the next one
+        below = [_DOWN[-1], *(_UP + c for c in skips[:0:-1])]
+        self.level = nn.ModuleList(conv(b, 32, 3, padding=1) for b in below)
+        self.at_half = conv(32, 16, 3, padding=1)
+        widths = [32, 32, 32, 16]
+        self.up = nn.ModuleList(transposed(w, _UP, 3, stride=2, padding=1, output_padding=1) for w in widths)
+        self.full = conv(_UP + inputs, 16, 3, padding=1)
+        self.last = conv(16, self.outputs, 3, padding=1)
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+
+    def forward(self, image: Tensor, watch: Callable[[], None] | None = None) -> Tensor:
+        """(B, inputs, *S) to (B, outputs, *S). `watch` is called between layers; it may raise."""
+        shape = image.shape[2:]
+        image = F.pad(image, [k for n in reversed(shape) for k in (0, -n % self.stride)])
+        skips = []
+        for layer in self.down:
+            skips.append(image)
+            image = _layer(layer, image, watch)
+        for k, layer in enumerate(self.level):
+            image = _layer(layer, image, watch)
+            if k == len(self.level) - 1:
+                image = _layer(self.at_half, image, watch)
+            image = torch.cat([self.up[k](image), skips.pop()], 1)
+        image = _layer(self.full, image, watch)
+        image = _layer(self.last, image, watch)
+        return image[(..., *(slice(n) for n in shape))]
+
+
+def _layer(layer: nn.Module, image: Tensor, watch: Callable[[], None] | None) -> Tensor:
+    if watch is not None:
+        watch()
+    return F.leaky_relu(layer(image), _SLOPE)

@@ -1,0 +1,99 @@
+"""The machine a run works on: threads, device, memory. What is changed is put back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from .errors import InputError, NotAvailableError, RegistrationError, ResourceError
+
+
+@contextmanager
+def threads(count: int | None) -> Iterator[None]:
+    """torch with this many threads for a while; None leaves its setting."""
+    before = torch.get_num_threads()
+    if count is not None:
+        if count < 1:
+            raise InputError("The number of threads must be at least one.")
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def surroundings(count: int | None) -> Iterator[None]:
+    """What an engine run needs around it, and leaves as it was: threads, random numbers, gradients on."""
+    with threads(count), torch.random.fork_rng(devices=[]), torch.enable_grad():
+        yield
+
+
+def device(name: str) -> torch.device:
+    """The device for ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: another name.
+        NotAvailableError: ``cuda`` where there is none.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise InputError(f"There is no device '{name}'; choose auto, cpu or cuda.")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise NotAvailableError("There is no usable CUDA device on this machine; choose the device cpu.")
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def available_memory() -> int | None:
+    """Bytes of memory that can be had without swapping, where the system tells."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def check_memory(needed: int) -> None:
+    """Raise ResourceError where less than `needed` bytes are free."""
+    available = available_memory()
+    if available is not None and needed > available:
+        raise ResourceError(_too_large(needed, available))
+
+
+@contextmanager
+def out_of_memory_explained(needed: Callable[[], int]) -> Iterator[None]:
+    """Turn running out of memory inside the body into a ResourceError; `needed` estimates the bytes."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RegistrationError) or not is_out_of_memory(error):
+            raise
+        raise ResourceError(_too_large(needed())) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of Python's, torch's or ITK's says that memory ran out."""
+    text = str(error).lower()
+    return (
+        isinstance(error, MemoryError | torch.OutOfMemoryError)
+        or "allocate memory" in text
+        or "bad_alloc" in text
+        or "bad allocation" in text
+        or "failed to map segment" in text  # of a library that is loaded late
+    )
+
+
+def _too_large(needed: int, available: int | None = None) -> str:
+    there = "" if available is None else f", but only {available / 1e9:.1f} GB are free"
+    return (
+        f"These images need about {needed / 1e9:.1f} GB of memory{there}. "
+        "Use a larger output spacing, a coarser preset or smaller images."
+    )

@@ -1,0 +1,158 @@
+"""Where training pairs come from: `open_data` reads the text a user gives.
+
+Every draw is a function of (seed, step, place in the step), not of what was drawn before: a training
+that is resumed sees what it would have seen, and processes side by side share one step's draws.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from ..errors import InputError
+from .base import Batch
+
+_TRAINING, _HELD_OUT = 0, 1
+GENERATED = "generated:"
+
+
+class PairSource(ABC):
+    """Pairs on one lattice, without end.
+
+    Attributes:
+        spec: the text that described it.
+        dimension: 2 or 3.
+        shape: voxels, array order.
+    """
+
+    spec: str
+    dimension: int
+    shape: tuple[int, ...]
+
+    def batch(self, count: int, seed: int, step: int, first: int = 0) -> Batch:
+        """Pairs `first` to `first + count - 1` of a training step, on the CPU."""
+        return self._pairs(
+            [np.random.default_rng([_TRAINING, seed, step, first + k]) for k in range(count)], False
+        )
+
+    def held_out(self, index: int) -> Batch:
+        """One of the pairs kept for validation; the same for every seed. There are `held_out_count`."""
+        return self._pairs([np.random.default_rng([_HELD_OUT, index])], True, index)
+
+    @property
+    @abstractmethod
+    def held_out_count(self) -> int:
+        """How many pairs there are for validation."""
+
+    @abstractmethod
+    def _pairs(self, draws: Sequence[np.random.Generator], held_out: bool, index: int = 0) -> Batch:
+        """A pair per generator; the held-out pair number `index` when that is asked for."""
+
+
+def open_data(
+    spec: str,
+    dimension: int | None = None,
+    shape: Sequence[int] | None = None,
+    default: Callable[[int], Sequence[int]] | None = None,
+) -> PairSource:
+    """The pairs a text describes.
+
+    Args:
+        spec: ``generated:NAME?option=value&...`` (see shapes.py) or the path of a folder (see
+            folder_data.py).
+        dimension: 2 or 3; None takes that of the folder's images, 2 for generated ones.
+        shape: voxels of the working lattice, array order; None leaves it to the text or `default`.
+        default: the shape for a dimension, where neither says; None takes that of the first image, or of
+            the generator.
+
+    Raises:
+        InputError: the text is not understood, or the folder cannot be used.
+    """
+    from .folder_data import FolderPairs  # these need what is above
+    from .shapes import GENERATORS
+
+    if dimension not in (None, 2, 3):
+        raise InputError(f"There are 2-D and 3-D images, none with {dimension} dimensions.")
+    if shape is not None:
+        _check_shape(shape, dimension)
+    if not spec.startswith(GENERATED):
+        return FolderPairs(spec, dimension, shape, default)
+    name, _, query = spec.removeprefix(GENERATED).partition("?")
+    if name not in GENERATORS:
+        raise InputError(f"There is no generated data '{name}'; choose {', '.join(GENERATORS)}.")
+    kind = GENERATORS[name]
+    options = _options(query, kind.options, spec)
+    d = dimension or (len(shape) if shape is not None else 2)
+    if shape is None:
+        size = options.pop("size", None if default else kind.size)
+        shape = (default(d) if default else ()) if size is None else (size,) * d
+        _check_shape(shape, d)
+    elif "size" in options:
+        raise InputError(f"Say the size of '{spec}' once: in the data or as the shape.")
+    return kind(spec, tuple(int(n) for n in shape), **options)
+
+
+def _check_shape(shape: Sequence[int], dimension: int | None) -> None:
+    if len(shape) not in (2, 3) or dimension not in (None, len(shape)):
+        wanted = f"{dimension} numbers" if dimension else "two or three numbers"
+        raise InputError(f"The shape of the images needs {wanted}, array order (z, y, x).")
+    if min(shape) < 8:
+        raise InputError("Training images need at least 8 voxels along each axis.")
+
+
+def _options(query: str, known: Mapping[str, Callable[[str], object]], spec: str) -> dict:
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+    except ValueError as error:
+        raise InputError(
+            f"'{spec}' is not understood; options are written as ?name=value&name=value."
+        ) from error
+    result: dict = {}
+    for name, text in pairs:
+        if name not in known:
+            raise InputError(f"'{spec}' has no option '{name}'; there are {', '.join(known)}.")
+        try:
+            result[name] = known[name](text)
+        except ValueError as error:
+            raise InputError(f"'{text}' is not a value for the option '{name}' of '{spec}'.") from error
+    return result
+
+
+class Prefetched:
+    """Draws the next steps' batches in a thread while the current one is worked on.
+
+    Args:
+        draw: the batch of a step.
+        first, last: the steps that will be asked for, in order, `last` left out.
+    """
+
+    _AHEAD = 2
+
+    def __init__(self, draw: Callable[[int], Batch], first: int, last: int) -> None:
+        self._draw, self._next, self._last = draw, first, last
+        self._pool = ThreadPoolExecutor(1, "training-data")
+        self._waiting: list[Future[Batch]] = []
+
+    def __enter__(self) -> Prefetched:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def take(self) -> Batch:
+        """The next step's batch; raises what drawing it raised."""
+        while self._next < self._last and len(self._waiting) < self._AHEAD:
+            self._waiting.append(self._pool.submit(self._draw, self._next))
+            self._next += 1
+        batch = self._waiting.pop(0).result()
+        if self._next < self._last:  # keep the thread busy during the step
+            self._waiting.append(self._pool.submit(self._draw, self._next))
+            self._next += 1
+        return batch

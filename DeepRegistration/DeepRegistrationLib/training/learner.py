@@ -1,0 +1,211 @@
+"""The part of a training that learns: network, optimiser and one step, stage by stage."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, RegistrationError
+from .base import Batch, Stage, TrainingTask
+from .checkpoint import Checkpoint
+from .processes import Processes
+
+_NETWORK, _STEP, _LAYERS = 0, 1, 2
+"""What a seed is for."""
+
+_MOST_SKIPPED = 30
+"""Steps in a row without a finite gradient; mixed precision needs up to 16 to find its scale."""
+
+
+class Learner:
+    """A network on its way through the stages of a training.
+
+    Torch's global generator is seeded anew for each step: the caller keeps it for the program around.
+
+    Args:
+        task, configuration, dimension: what is trained.
+        steps: of the whole training.
+        seed: of everything random.
+        processes: those that share the batch.
+        before: state to go on from.
+
+    Attributes:
+        step: steps done.
+        stage_index: stage that network and optimiser belong to.
+        skipped: steps left out because the gradient was not finite.
+
+    Raises:
+        InputError: the checkpoint does not fit the network.
+    """
+
+    def __init__(
+        self,
+        task: TrainingTask,
+        configuration: str,
+        dimension: int,
+        steps: int,
+        seed: int,
+        processes: Processes,
+        before: Checkpoint | None = None,
+    ) -> None:
+        self.task, self.steps, self.seed, self.processes = task, steps, seed, processes
+        self.stages = task.stages(configuration)
+        self._bounds = _bounds(self.stages, steps)
+        self.step = self.skipped = self._skipped_in_a_row = 0
+        self.precision = _precision(task, processes.device)
+        self._scaler = torch.amp.GradScaler(processes.device.type, enabled=self.precision == "float16")
+        self._sow(_NETWORK, 0)
+        self.network = task.network(configuration, dimension)
+        for index in range((before.stage if before else 0) + 1):
+            self._enter(index)
+        if before is not None:
+            self._restore(before)
+
+    @property
+    def stage(self) -> Stage:
+        return self.stages[self.stage_index]
+
+    @property
+    def rate(self) -> float:
+        return self.optimiser.param_groups[0]["lr"]
+
+    def stage_of(self, step: int) -> int:
+        """Index of the stage that a step belongs to."""
+        return min(sum(step >= bound for bound in self._bounds[1:]), len(self.stages) - 1)
+
+    def learn(self, batch: Batch) -> tuple[dict[str, float], bool]:
+        """Take one step.
+
+        Returns:
+            The loss's terms with the length of the gradient (``gradient``), and whether that was finite;
+            if not, the network is what it was.
+
+        Raises:
+            RegistrationError: it has not been finite for many steps in a row.
+        """
+        if self.stage_of(self.step) != self.stage_index:
+            self._enter(self.stage_of(self.step))
+        start, end = self._bounds[self.stage_index], self._bounds[self.stage_index + 1]
+        factor = self.task.rate_at(self.stage, (self.step - start) / max(1, end - start))
+        for group in self.optimiser.param_groups:
+            group["lr"] = group["initial_lr"] * factor
+        numbers = self._numbers(self._gradient(batch))
+        # The gradient is the same on all processes, a loss is not: they have to decide alike.
+        finite = math.isfinite(numbers["gradient"])
+        if finite or self._scaler.is_enabled():
+            self._scaler.step(self.optimiser)  # leaves out by itself what is not finite
+            self._scaler.update()
+        self.step += 1
+        if finite:
+            self._skipped_in_a_row = 0
+        else:
+            self._skip()
+        return numbers, finite
+
+    def checkpoint_state(self) -> dict:
+        """What a `Checkpoint` holds of this; shares memory with the network."""
+        return {
+            "step": self.step,
+            "stage": self.stage_index,
+            "network": self.network.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self._scaler.state_dict(),
+            "skipped": self.skipped,
+        }
+
+    def _enter(self, index: int) -> None:
+        """Make network, optimiser and what surrounds them those of a stage."""
+        self.stage_index = index
+        self._sow(_NETWORK, 1 + index)
+        network = self.task.enter_stage(self.network, index)
+        self.network = self.processes.synchronised(network.to(self.processes.device)).train()
+        self.optimiser = self.task.optimiser(self.network, self.stage)
+        for group in self.optimiser.param_groups:
+            group.setdefault("initial_lr", group["lr"])
+        self._module = self.processes.shared(_Loss(self.task, self.network, self.precision))
+        self._running = [b for b in self.network.buffers() if b.is_floating_point()]
+        self._kept = [b.clone() for b in self._running]
+
+    def _sow(self, *keys: int) -> None:
+        """Seed the global generators of the processor and of this device (`torch.manual_seed` also takes
+        a picture of the call stack for GPUs that are not in use, which costs more than a small step)."""
+        number = _seed(self.seed, *keys)
+        torch.default_generator.manual_seed(number)
+        if self.processes.device.type == "cuda":
+            torch.cuda.manual_seed(number)
+
+    def _restore(self, before: Checkpoint) -> None:
+        try:
+            self.network.load_state_dict(before.network)
+            self.optimiser.load_state_dict(before.optimiser)
+            if before.scaler:
+                self._scaler.load_state_dict(before.scaler)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise InputError("The checkpoint does not fit this version of the network.") from error
+        self.step, self.skipped = before.step, before.skipped
+
+    def _gradient(self, batch: Batch) -> dict[str, Tensor]:
+        """The loss's terms and the length of its gradient, which is left in the parameters, clipped."""
+        generator = torch.Generator().manual_seed(_seed(self.seed, _STEP, self.step))
+        self._sow(_LAYERS, self.step, self.processes.rank)
+        for kept, running in zip(self._kept, self._running, strict=True):
+            kept.copy_(running)
+        self.optimiser.zero_grad(set_to_none=True)
+        terms = self._module(batch.to(self.processes.device), self.step / self.steps, generator)
+        self._scaler.scale(terms["loss"]).backward()
+        self._scaler.unscale_(self.optimiser)
+        return {**terms, "gradient": nn.utils.clip_grad_norm_(self.network.parameters(), self.task.clip)}
+
+    @staticmethod
+    def _numbers(terms: dict[str, Tensor]) -> dict[str, float]:
+        """As numbers, by one transfer from the device."""
+        values = torch.stack([term.detach().float().reshape(()) for term in terms.values()]).tolist()
+        return dict(zip(terms, values, strict=True))
+
+    def _skip(self) -> None:
+        """Undo what a step without a finite gradient did to the network: its running statistics."""
+        for kept, running in zip(self._kept, self._running, strict=True):
+            running.copy_(kept)
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        if self._skipped_in_a_row >= _MOST_SKIPPED:
+            raise RegistrationError(
+                f"The gradient was not a finite number for {_MOST_SKIPPED} steps in a row, up to step "
+                f"{self.step}; check the data, or train with a lower rate. The last good state is kept."
+            )
+
+
+class _Loss(nn.Module):
+    """A task's loss as one module, so that several processes meet once a step, whatever the task calls."""
+
+    def __init__(self, task: TrainingTask, network: nn.Module, precision: str | None) -> None:
+        super().__init__()
+        self.network = network
+        self._task, self._precision = task, precision
+
+    def forward(self, batch: Batch, done: float, generator: torch.Generator) -> dict[str, Tensor]:
+        half = getattr(torch, self._precision or "bfloat16")
+        with torch.autocast(batch.fixed.device.type, dtype=half, enabled=self._precision is not None):
+            terms = self._task.loss(self.network, batch, done, generator)
+        return {name: term if name == "loss" else term.detach() for name, term in terms.items()}
+
+
+def _precision(task: TrainingTask, device: torch.device) -> str | None:
+    """The half precision to use, None for float32 throughout."""
+    if device.type != "cuda" or not task.mixed_precision:
+        return None
+    return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+
+
+def _seed(*keys: int) -> int:
+    return int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _bounds(stages: Sequence[Stage], steps: int) -> list[int]:
+    """First step of each stage, and the number of steps."""
+    ends = np.cumsum([stage.share for stage in stages])
+    return [0, *(round(steps * float(end / ends[-1])) for end in ends)]

@@ -1,0 +1,92 @@
+"""Training on several processes, as ``torchrun`` starts them: one per GPU, or several on a processor."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from .. import resources
+from ..errors import InputError
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """The processes of a training, seen from one of them.
+
+    Attributes:
+        rank: number of this one; 0 is the only one that writes.
+        count: how many there are.
+        device: this one's.
+    """
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def shared(self, module: nn.Module) -> nn.Module:
+        """The module whose gradients are averaged over the processes; itself when there is only one.
+
+        Batch normalisation counts the whole batch of all processes on GPUs (`synchronised`); on
+        processors each one counts its own, and the running statistics are those of the first.
+        """
+        if self.count == 1:
+            return module
+        # Parts that a stage of the training leaves out have no gradient.
+        return DistributedDataParallel(module, find_unused_parameters=True)
+
+    def synchronised(self, network: nn.Module) -> nn.Module:
+        """The network with batch statistics over all processes, where torch can do that."""
+        if self.count == 1 or self.device.type != "cuda":
+            return network
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+    def agreed(self, wish: int) -> int:
+        """The largest of all processes' wishes; they wait for one another here."""
+        if self.count == 1:
+            return wish
+        tensor = torch.tensor([wish], device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return int(tensor)
+
+
+@contextmanager
+def joined(device: str) -> Iterator[Processes]:
+    """This process among those of the training; alone unless ``torchrun``'s variables say otherwise.
+
+    Args:
+        device: ``auto``, ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: no such device, or incomplete variables.
+        NotAvailableError: there is no usable GPU.
+    """
+    place = resources.device(device)
+    if int(os.environ.get("WORLD_SIZE") or 1) == 1:
+        yield Processes(0, 1, place)
+        return
+    missing = [name for name in _VARIABLES if name not in os.environ]
+    if missing:
+        raise InputError(f"WORLD_SIZE is set, but {missing[0]} is not; start several processes by torchrun.")
+    rank, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    gpu = place.type == "cuda"
+    if gpu:
+        place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
+        torch.cuda.set_device(place)
+    dist.init_process_group("nccl" if gpu else "gloo", rank=rank, world_size=count)
+    try:
+        yield Processes(rank, count, place)
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,203 @@
+"""Weights files: a network's tensors with what is needed to use them and to tell where they come from.
+
+A file is a ``torch.save`` of one plain dictionary: the tensors, a JSON text (method, configuration,
+dimension, input convention, training record) and a SHA-256 over both. It is only ever opened with
+``weights_only=True``, which runs no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .atomic import atomic_path
+from .errors import InputError
+
+_FORMAT = "deepregistration-weights-1"
+_SHIPPED = Path(__file__).resolve().parents[1] / "Resources" / "Weights"
+_UNSAFE = ("weights_only", "unsupported global", "unsupported operand", "unsupported class")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a weights file holds.
+
+    Attributes:
+        method: the method's name.
+        configuration: of that method.
+        dimension: 2 or 3.
+        state: the network's state, floating tensors as float32 (float32 or float16 on disk), on the CPU.
+        convention: of the input: intensity range, working size, channels and what else the method wrote.
+        record: of the training: steps, seconds, data, seed, hardware, losses, versions.
+        sha256: over the tensors as stored and the metadata.
+    """
+
+    method: str
+    configuration: str
+    dimension: int
+    state: dict[str, Tensor]
+    convention: dict[str, Any]
+    record: dict[str, Any]
+    sha256: str
+
+
+def save_weights(
+    path: str | Path,
+    method: str,
+    configuration: str,
+    dimension: int,
+    network_state: Mapping[str, Tensor],
+    convention: Mapping[str, Any],
+    record: Mapping[str, Any],
+    half: bool = False,
+) -> str:
+    """Write a weights file, whole or not at all.
+
+    Args:
+        path: where; an existing file is replaced.
+        method, configuration, dimension: what the weights are for.
+        network_state: a network's ``state_dict()``.
+        convention: JSON values the method needs to prepare its input.
+        record: JSON values about the training.
+        half: store floating tensors as float16, in half the space.
+
+    Returns:
+        The SHA-256 of tensors and metadata.
+
+    Raises:
+        OutputError: missing or closed folder, full disk.
+    """
+    state = {name: _stored(tensor, half) for name, tensor in network_state.items()}
+    metadata = json.dumps(
+        {
+            "method": method,
+            "configuration": configuration,
+            "dimension": dimension,
+            "convention": dict(convention),
+            "record": dict(record),
+        },
+        sort_keys=True,
+    )
+    digest = _digest(metadata, state)
+    with atomic_path(path) as temporary:
+        torch.save({"format": _FORMAT, "metadata": metadata, "state": state, "sha256": digest}, temporary)
+    return digest
+
+
+def load_weights(path: str | Path, method: str | None = None, dimension: int | None = None) -> Weights:
+    """Read a weights file and verify it.
+
+    Args:
+        path: the file.
+        method: when given, the method it has to be for.
+        dimension: when given, the dimension it has to be for.
+
+    Raises:
+        InputError: missing, cut short, damaged or altered; not a weights file; holds code; for another
+            method or dimension.
+    """
+    path = Path(path)
+    stored = read_plain(path, "weights file")
+    damaged = InputError(f"{path} is damaged or was altered: its contents do not match its checksum.")
+    if not isinstance(stored, dict) or "format" not in stored:
+        raise InputError(f"{path} is not a weights file of this program.")
+    if stored["format"] != _FORMAT:
+        raise InputError(f"{path} is not a weights file of this version of the program.")
+    metadata, state, digest = (stored.get(key) for key in ("metadata", "state", "sha256"))
+    if not isinstance(metadata, str) or not isinstance(state, dict) or not isinstance(digest, str):
+        raise damaged
+    if not all(isinstance(n, str) and _usable(t) for n, t in state.items()):
+        raise damaged
+    # A forged view can claim more elements than the file has; hashing it would fill the memory.
+    if sum(t.numel() * t.element_size() for t in state.values()) > path.stat().st_size:
+        raise damaged
+    if _digest(metadata, state) != digest:
+        raise damaged
+    told = json.loads(metadata)
+    if method is not None and told["method"] != method:
+        raise InputError(f"{path} holds weights of the method {told['method']}, not of {method}.")
+    if dimension is not None and told["dimension"] != dimension:
+        raise InputError(
+            f"{path} holds weights for {told['dimension']}-D images, not for {dimension}-D ones."
+        )
+    full = {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
+    return Weights(**told, state=full, sha256=digest)
+
+
+def shipped_weights(method: str, dimension: int) -> Path | None:
+    """The weights that come with the program for a method and a dimension, None where there are none."""
+    path = _SHIPPED / f"{method}-{dimension}d.pt"
+    return path if path.is_file() else None
+
+
+def read_plain(path: Path, what: str) -> Any:
+    """What a ``torch.save`` of plain values holds, on the CPU, without running code from the file.
+
+    Args:
+        path: the file.
+        what: it should be, for messages ("weights file").
+
+    Raises:
+        InputError: missing, closed to us, cut short, damaged, another kind of file, or one that holds code.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist." if not path.exists() else f"{path} is not a file.")
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError as error:
+        raise InputError(f"{path} cannot be opened: {error.strerror}.") from error
+    if not start.startswith(b"PK"):
+        raise InputError(f"{path} is not a {what}.")
+    if not _has_end(path):
+        raise InputError(f"{path} is incomplete or damaged at its end; copy it again.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except MemoryError:
+        raise
+    except pickle.UnpicklingError as error:
+        if any(word in str(error).lower() for word in _UNSAFE):
+            raise InputError(
+                f"{path} holds more than numbers and names, so it could run code; it was not loaded."
+            ) from error
+        raise InputError(f"{path} is damaged, or not a {what}.") from error
+    except Exception as error:  # whatever the unpickler trips over in a damaged file
+        raise InputError(f"{path} is damaged, or not a {what}.") from error
+
+
+def _has_end(path: Path) -> bool:
+    """Whether the directory that ends an archive is there."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:
+        return False
+
+
+def _stored(tensor: Tensor, half: bool) -> Tensor:
+    tensor = tensor.detach().to("cpu", copy=True).contiguous()
+    if not tensor.is_floating_point():
+        return tensor
+    return tensor.to(torch.float16 if half else torch.float32)
+
+
+def _usable(tensor: Any) -> bool:
+    return isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
+
+
+def _digest(metadata: str, state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the metadata and of each tensor's name, type, shape and bytes."""
+    digest = hashlib.sha256(metadata.encode("utf-8"))
+    for name in sorted(state):
+        tensor = state[name]
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,209 @@
+"""The worker's process and its temporary folder, as the parent sees them: started, ended, cleared away."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+_FOLDER = re.compile(r"deepregistration-(\d+)-\w+")
+_ENGINE = Path(__file__).resolve().parents[1]
+
+
+def python_executable(executable: str | Path | None = None) -> str:
+    """The Python to run the worker with.
+
+    In Slicer ``sys.executable`` can be the application itself, which would open a second Slicer;
+    its ``PythonSlicer`` lies next to it or in ``bin`` (of the same folder or the one above). Elsewhere
+    it is the Python that runs.
+
+    Args:
+        executable: in place of ``sys.executable``.
+    """
+    path = Path(executable or sys.executable)
+    name = "PythonSlicer.exe" if path.suffix.lower() == ".exe" else "PythonSlicer"
+    for folder in (path.parent, path.parent / "bin", path.parent.parent / "bin"):
+        if (folder / name).is_file():
+            return str(folder / name)
+    return str(path)
+
+
+class WorkerProcess:
+    """One run of `worker`, in a process group of its own.
+
+    Args:
+        python: the interpreter.
+        environment: variables besides those of this process.
+        temporary: where to make the folder for arrays.
+        on_message: called from a thread with each answer.
+        on_log: called from a thread with each line the worker wrote for the log.
+        on_end: called from a thread once, with the exit code, when the process has ended and its folder is
+            gone.
+
+    Attributes:
+        folder: for the arrays.
+        pid: of the process.
+
+    Raises:
+        OSError: it could not be started.
+    """
+
+    def __init__(
+        self,
+        python: str,
+        environment: Mapping[str, str],
+        temporary: Path | None,
+        on_message: Callable[[dict[str, Any]], None],
+        on_log: Callable[[str], None],
+        on_end: Callable[[int], None],
+    ) -> None:
+        self._on_message, self._on_log, self._on_end = on_message, on_log, on_end
+        base = Path(temporary or tempfile.gettempdir())
+        self.folder = Path(tempfile.mkdtemp(prefix=f"deepregistration-{os.getpid()}-", dir=base))
+        variables = {**os.environ, **environment}
+        paths = [str(_ENGINE), variables.get("PYTHONPATH", "")]
+        variables["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
+        variables.setdefault("PYTHONIOENCODING", "utf-8")
+        group: dict[str, Any] = (
+            {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}
+            if sys.platform == "win32"
+            else {"start_new_session": True}
+        )
+        try:
+            self._process = subprocess.Popen(
+                [python, "-m", "DeepRegistrationLib.worker", str(self.folder)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                cwd=_ENGINE,  # which -m looks in first: no file of the user's gets in the way
+                env=variables,
+                **group,
+            )
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        self.pid = self._process.pid
+        self._sending = threading.Lock()
+        self._log = threading.Thread(target=self._read_log, daemon=True)
+        self._log.start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        threading.Thread(target=clear_stale_folders, args=(base,), daemon=True).start()
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Send one request; nothing happens when the process is gone (its end is told by `on_end`)."""
+        assert self._process.stdin is not None
+        with self._sending, suppress(OSError, ValueError):
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def kill(self) -> None:
+        """End the process and all it started, at once; does not wait."""
+        if self._process.poll() is not None:
+            return
+        if sys.platform == "win32":
+            subprocess.Popen(
+                ["taskkill", "/T", "/F", "/PID", str(self.pid)],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                creationflags=subprocess.CREATE_NO_WINDOW,
+            )
+        else:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def stop(self, patience: float = 0.5) -> None:
+        """End the process, by the end of its input or by force, and wait until all is cleared away."""
+        with suppress(OSError, ValueError):
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(patience)
+        self.kill()
+        if threading.current_thread() is not self._reader:
+            self._reader.join(5)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                with suppress(ValueError):
+                    message = json.loads(line)
+                    if isinstance(message, dict):
+                        self._on_message(message)
+        try:
+            code = self._process.wait(1)
+        except subprocess.TimeoutExpired:  # it lives on but says nothing more
+            self.kill()
+            code = self._process.wait()
+        self._log.join(0.2)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        with suppress(OSError, ValueError):
+            assert self._process.stdin is not None
+            self._process.stdin.close()
+        self._on_end(code)
+
+    def _read_log(self) -> None:
+        assert self._process.stderr is not None
+        with self._process.stderr as lines:
+            for line in lines:
+                self._on_log(line.decode("utf-8", "replace").rstrip())
+
+
+def clear_stale_folders(base: Path) -> None:
+    """Remove the folders in `base` that parents which are no longer alive have left."""
+    with suppress(OSError):
+        for path in base.iterdir():
+            match = _FOLDER.fullmatch(path.name)
+            if match and not _alive(int(match[1])):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    if sys.platform == "win32":
+        import ctypes
+
+        handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, pid)  # query limited information
+        if not handle:
+            return ctypes.windll.kernel32.GetLastError() == 5  # access denied: it is somebody's
+        code = ctypes.c_ulong()
+        ctypes.windll.kernel32.GetExitCodeProcess(handle, ctypes.byref(code))
+        ctypes.windll.kernel32.CloseHandle(handle)
+        return code.value == 259  # still active
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def cause_of_death(code: int) -> str:
+    """A sentence for a worker that ended by itself, from its exit code, with what may help."""
+    hint = "Try a coarser preset, a larger output spacing or cropped images."
+    if sys.platform == "win32" and code in (0xC0000005, 0xC0000409, 0xC00000FD):
+        return f"The registration's process crashed. {hint}"
+    if sys.platform != "win32" and code == -signal.SIGKILL:
+        return f"The registration's process was ended from outside, most likely for want of memory. {hint}"
+    if code < 0:
+        return f"The registration's process crashed ({_signal_name(-code)}). {hint}"
+    return f"The registration's process ended unexpectedly (code {code}); the log may say why. {hint}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,69 @@
+"""The tall U-Net: its published size, its zero start, and any image size."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from DeepRegistrationLib.errors import InputError
+from DeepRegistrationLib.methods.gradicon.predictor import CONFIGURATIONS, Predictor
+from DeepRegistrationLib.networks.tall_unet import TallUNet, halved
+
+
+def network(configuration: str, dimension: int) -> TallUNet:
+    c = CONFIGURATIONS[configuration]
+    return TallUNet(dimension, c.down, c.up, dimension)
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.mark.parametrize(
+    ("configuration", "dimension", "count"),
+    [("paper", 3, 17_670_229), ("paper", 2, 4_756_902), ("small", 3, 936_309), ("small", 2, 249_542)],
+)
+def test_parameter_counts(configuration: str, dimension: int, count: int) -> None:
+    assert parameters(network(configuration, dimension)) == count
+
+
+@pytest.mark.parametrize("count", [1, 3, 4])
+def test_a_predictor_has_a_network_of_its_own_for_each_step(count: int) -> None:
+    assert parameters(Predictor("small", 2, count)) == count * 249_542
+    with pytest.raises(InputError, match="small, paper"):
+        Predictor("tiny", 2, count)
+
+
+def test_the_output_starts_at_zero_and_every_weight_is_reached() -> None:
+    net = network("small", 2)
+    image = torch.rand(2, 2, 24, 20)
+    assert not net(image).any()
+    torch.nn.init.normal_(net.last.weight, std=0.1)
+    net(image).square().sum().backward()
+    for name, parameter in net.named_parameters():
+        # what batch normalisation follows loses its bias
+        if not (name.startswith("up.") and name.endswith(".bias")):
+            assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 7), (33, 16), (1, 9, 4), (6, 5, 11)])
+def test_any_size(shape: tuple[int, ...]) -> None:
+    net = network("small", len(shape)).eval()
+    torch.nn.init.normal_(net.last.weight, std=0.1)
+    out = net(torch.rand(1, 2, *shape))
+    assert out.shape == (1, len(shape), *shape)
+    assert bool(out.isfinite().all())
+
+
+def test_in_evaluation_a_pair_does_not_depend_on_the_rest_of_the_batch() -> None:
+    net = network("small", 2)
+    torch.nn.init.normal_(net.last.weight, std=0.1)
+    images = torch.rand(3, 2, 16, 16)
+    net(images)  # running statistics other than the initial ones
+    net.eval()
+    torch.testing.assert_close(net(images)[1:2], net(images[1:2]))
+
+
+def test_halving_averages_the_voxels_there_are() -> None:
+    image = torch.arange(5.0).view(1, 1, 1, 5)
+    assert halved(image)[0, 0, 0].tolist() == [0.5, 2.5, 4.0]
+    assert halved(torch.ones(1, 1, 3, 3, 3)).eq(1).all()
