@@ -1,311 +1,259 @@
-"""The bridge on a real MRML scene: geometry, directions and signs against SimpleITK, and a clean scene."""
+"""Nodes as arrays and back on a real scene: geometry, directions and signs against SimpleITK."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
-from collections.abc import Iterator
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
 import slicer
-import torch
 import vtk
-from DeepRegistrationLib import slicer_bridge as bridge
 from DeepRegistrationLib.errors import InputError, OutputError
-from DeepRegistrationLib.field import Field
-from DeepRegistrationLib.frame import Frame, Volume
-from DeepRegistrationLib.transforms.base import FieldTransform
-from DeepRegistrationLib.transforms.linear import LinearTransform
-from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+from DeepRegistrationLib.frame import Frame
+from DeepRegistrationScene import changes as changes_module
+from DeepRegistrationScene import volumes
+from DeepRegistrationScene.geometry import frame_of_volume, world_matrix
+from DeepRegistrationScene.segments import match_segments, read_labels, read_mask
+from DeepRegistrationScene.transform_nodes import (
+    grid_frame,
+    matrix_of_displacement,
+    read_displacement,
+    read_matrix,
+    transform_to_node,
+    transformed,
+)
+from DeepRegistrationScene.volumes import read_volume, volume_to_node
+from scene_support import (
+    RAS,
+    assert_agree,
+    contents,
+    frame,
+    itk,
+    itk_field,
+    linear_node,
+    markups_node,
+    matrix,
+    nodes,
+    placement,
+    points_of,
+    segmentation_node,
+    shown,
+    volume_node,
+)
 
-RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-
-
-@pytest.fixture
-def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[slicer.vtkMRMLScene]:
-    """A scene of its own with Slicer's node classes; VTK errors fail the test."""
-    messages = vtk.vtkStringOutputWindow()
-    previous = vtk.vtkOutputWindow.GetInstance()
-    vtk.vtkOutputWindow.SetInstance(messages)
-    scene = slicer.vtkMRMLScene()
-    monkeypatch.setattr(slicer, "mrmlScene", scene, raising=False)
-    application = slicer.vtkSlicerApplicationLogic()
-    application.SetMRMLScene(scene)
-    logics = [application]
-    for name, class_name in (
-        ("Colors", "vtkMRMLColorLogic"),
-        ("Volumes", "vtkSlicerVolumesLogic"),
-        ("Markups", "vtkSlicerMarkupsLogic"),
-        ("Segmentations", "vtkSlicerSegmentationsModuleLogic"),
-    ):
-        logic = getattr(slicer, class_name)()
-        logic.SetMRMLApplicationLogic(application)
-        logic.SetMRMLScene(scene)
-        application.SetModuleLogic(name, logic)
-        logics.append(logic)
-    yield scene
-    errors = messages.GetOutput()
-    for logic in reversed(logics):
-        logic.SetMRMLScene(None)
-    scene.Clear(True)
-    vtk.vtkOutputWindow.SetInstance(previous)
-    assert "ERROR" not in errors.upper(), errors
-
-
-def frame(
-    size: tuple, spacing: tuple, origin: tuple, axis: tuple, degrees: float, flip: int | None = None
-) -> Frame:
-    """An oblique frame; `flip` reverses one image axis, which makes it left-handed."""
-    turn = sitk.VersorTransform(axis, np.radians(degrees)).GetMatrix()
-    direction = np.asarray(turn).reshape(3, 3)
-    if flip is not None:
-        direction = direction @ np.diag([-1.0 if a == flip else 1.0 for a in range(3)])
-    return Frame(size, spacing, origin, tuple(map(tuple, direction.tolist())))
-
+PACKAGES = Path(__file__).parents[2] / "DeepRegistration"
 
 FIXED = frame((30, 26, 22), (2.0, 2.2, 2.8), (-30.0, 25.0, -28.0), (0.3, 1.0, 0.2), 17, flip=1)
 MOVING = frame((34, 24, 28), (1.7, 2.9, 2.1), (-26.0, -38.0, -25.0), (1.0, -0.2, 0.6), -23)
 
 
-def picture(where: Frame, seed: int = 0) -> Volume:
+def picture(where: Frame, seed: int = 0) -> np.ndarray:
     """Smooth blobs in world space."""
-    p = where.points()
-    generator = torch.Generator().manual_seed(seed)
-    waves = torch.randn(3, 9, generator=generator, dtype=torch.float64) * 0.12
-    phase = 6 * torch.rand(9, generator=generator, dtype=torch.float64)
-    return Volume(100 * torch.cos(p @ waves + phase).sum(-1)[None].float(), where)
+    random = np.random.default_rng(seed)
+    waves, phase = 0.12 * random.normal(size=(3, 9)), random.uniform(0, 6, 9)
+    return (100 * np.cos(points_of(where) @ waves + phase).sum(-1)).astype(np.float32)
 
 
-def bend(where: Frame) -> Field:
+def bend(where: Frame) -> np.ndarray:
     """A different displacement along every axis, up to 6 mm, with every sign that matters."""
-    p = where.points()
-    mm = torch.stack(
-        [
-            3 + 2.5 * torch.sin(p[..., 1] / 17),
-            -2 + 2 * torch.cos(p[..., 2] / 14),
-            1.5 * torch.sin((p[..., 0] + p[..., 1]) / 19),
-        ],
-        -1,
+    x, y, z = np.moveaxis(points_of(where), -1, 0)
+    mm = [3 + 2.5 * np.sin(y / 17), -2 + 2 * np.cos(z / 14), 1.5 * np.sin((x + y) / 19)]
+    return np.stack(mm, -1).astype(np.float32)
+
+
+def image_node(scene, where: Frame, seed: int = 0, name: str = "image"):
+    return volume_node(scene, picture(where, seed), where, name=name)
+
+
+def test_the_packages_need_no_torch() -> None:
+    """Every module is imported in a process that has no torch."""
+    names = [
+        path.stem for path in (PACKAGES / "DeepRegistrationScene").glob("*.py") if path.stem != "__init__"
+    ]
+    assert len(names) > 10
+    program = "; ".join([
+        "import importlib, sys",
+        "sys.modules['torch'] = None",
+        f"[importlib.import_module('DeepRegistrationScene.' + name) for name in {names!r}]",
+    ])  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=PACKAGES, capture_output=True, text=True, timeout=120
     )
-    return Field.from_mm(mm, where)
-
-
-def matrix(array: np.ndarray) -> vtk.vtkMatrix4x4:
-    result = vtk.vtkMatrix4x4()
-    result.DeepCopy(np.asarray(array, float).ravel().tolist())
-    return result
-
-
-def volume_node(scene, volume: Volume, kind: str = "vtkMRMLScalarVolumeNode", name: str = "image"):
-    """A volume node made without the bridge."""
-    where = volume.frame
-    image = vtk.vtkImageData()
-    image.SetDimensions(*where.size)
-    image.GetPointData().SetScalars(numpy_to_vtk(volume.data[0].numpy().ravel(), deep=1))
-    node = scene.AddNewNodeByClass(kind, name)
-    directions = np.diag([-1.0, -1.0, 1.0]) @ np.asarray(where.direction)
-    node.SetIJKToRASDirections(*directions.ravel().tolist())
-    node.SetSpacing(*where.spacing)
-    node.SetOrigin(-where.origin[0], -where.origin[1], where.origin[2])
-    node.SetAndObserveImageData(image)
-    return node
-
-
-def linear_node(scene, ras: np.ndarray, child=None):
-    node = scene.AddNewNodeByClass("vtkMRMLLinearTransformNode", "placement")
-    node.SetMatrixTransformToParent(matrix(ras))
-    if child is not None:
-        child.SetAndObserveTransformNodeID(node.GetID())
-    return node
-
-
-def placement(degrees: float, shift: tuple, stretch: float = 1.0) -> np.ndarray:
-    result = np.eye(4)
-    turn = sitk.VersorTransform((0.2, 0.5, 1.0), np.radians(degrees)).GetMatrix()
-    result[:3, :3] = stretch * np.asarray(turn).reshape(3, 3)
-    result[:3, 3] = shift
-    return result
-
-
-def itk(volume: Volume) -> sitk.Image:
-    image = sitk.GetImageFromArray(volume.data[0].numpy())
-    image.SetSpacing(volume.frame.spacing)
-    image.SetOrigin(volume.frame.origin)
-    image.SetDirection(np.asarray(volume.frame.direction).ravel().tolist())
-    return image
-
-
-def itk_field(field: Field) -> sitk.Transform:
-    vectors = sitk.GetImageFromArray(field.mm(torch.float64).numpy(), isVector=True)
-    vectors.CopyInformation(itk(Volume(torch.zeros(1, *field.frame.shape), field.frame)))
-    return sitk.DisplacementFieldTransform(vectors)
-
-
-def resampled_in_slicer(node, where: Frame) -> np.ndarray:
-    """What the scene shows of a node, parent transforms and all, at the voxels of a frame."""
-    to_node = vtk.vtkGeneralTransform()
-    parent = node.GetParentTransformNode()
-    if parent is not None:
-        parent.GetTransformFromWorld(to_node)
-    to_index = vtk.vtkMatrix4x4()
-    node.GetRASToIJKMatrix(to_index)
-    chain = vtk.vtkGeneralTransform()  # last concatenated is applied first
-    chain.Concatenate(to_index)
-    chain.Concatenate(to_node)
-    chain.Concatenate(matrix(RAS @ where.index_to_world))
-    reslice = vtk.vtkImageReslice()
-    reslice.SetInputData(node.GetImageData())
-    reslice.SetResliceTransform(chain)
-    reslice.SetOutputSpacing(1, 1, 1)
-    reslice.SetOutputOrigin(0, 0, 0)
-    reslice.SetOutputExtent(*(n for size in where.size for n in (0, size - 1)))
-    reslice.SetInterpolationModeToLinear()
-    reslice.SetOutputScalarType(vtk.VTK_FLOAT)
-    reslice.SetBackgroundLevel(-1e9)
-    reslice.Update()
-    return vtk_to_numpy(reslice.GetOutput().GetPointData().GetScalars()).reshape(where.shape)
-
-
-def assert_agree(shown: np.ndarray, expected: np.ndarray) -> None:
-    """To a thousandth of the intensity range, wherever both are inside the moving image."""
-    inside = (shown > -1e8) & (expected > -1e8)
-    assert inside.mean() > 0.4
-    assert float(np.abs(shown - expected)[inside].max()) < 1e-3 * float(np.ptp(expected[inside]))
-
-
-def nodes(scene) -> list[str]:
-    return [scene.GetNthNode(k).GetID() for k in range(scene.GetNumberOfNodes())]
+    assert done.returncode == 0, done.stderr
 
 
 def test_volume_geometry(scene) -> None:
-    volume = picture(MOVING)
-    read = bridge.volume_from_node(volume_node(scene, volume))
+    node = image_node(scene, MOVING)
+    read = read_volume(node)
     assert read.frame.same_lattice(MOVING, 1e-9)
-    assert torch.equal(read.data, volume.data)
-    read.data.zero_()  # a copy: the node's voxels stay
-    assert torch.equal(bridge.volume_from_node(scene.GetFirstNodeByName("image")).data, volume.data)
+    assert np.array_equal(read.array, picture(MOVING))
 
 
-@pytest.mark.parametrize("dtype", [torch.int16, torch.uint8, torch.float64])
-def test_voxel_types(scene, dtype: torch.dtype) -> None:
-    volume = Volume((picture(FIXED).data.abs() % 200).to(dtype), FIXED)
-    read = bridge.volume_from_node(volume_node(scene, volume))
-    assert read.data.dtype == torch.float32 and torch.equal(read.data, volume.data.float())
+@pytest.mark.parametrize("dtype", [np.int16, np.uint8, np.float64])
+def test_voxel_types(scene, dtype: type) -> None:
+    array = (np.abs(picture(FIXED)) % 200).astype(dtype)
+    read = read_volume(volume_node(scene, array, FIXED)).array
+    assert read.dtype == dtype and np.array_equal(read, array)
 
 
 def test_parent_transforms_become_geometry(scene) -> None:
-    node = volume_node(scene, picture(MOVING))
+    node = image_node(scene, MOVING)
     inner = linear_node(scene, placement(31, (5, -7, 9), 1.1), node)
     shear = np.eye(4)
     shear[0, 1] = 0.3
     linear_node(scene, shear, inner)
-    read = bridge.volume_from_node(node)
-    assert nodes(scene).count(node.GetID()) == 1 and node.GetParentTransformNode() is inner
+    read = frame_of_volume(node)
+    assert node.GetParentTransformNode() is inner
     node.HardenTransform()
     to_ras = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(to_ras)
     for index in ((0, 0, 0), (33, 0, 0), (0, 23, 27), (5, 6, 7)):
         expected = np.asarray(to_ras.MultiplyPoint((*index, 1)))
-        assert np.allclose(read.frame.index_to_world @ (*index, 1), RAS @ expected, atol=1e-6)
+        assert np.allclose(read.index_to_world @ (*index, 1), RAS @ expected, atol=1e-6)
+
+
+def test_the_world_begins_at_a_result(scene) -> None:
+    """What hangs under the result of a run is read as if it did not, whatever lies above."""
+    node = image_node(scene, MOVING)
+    inner = linear_node(scene, placement(31, (5, -7, 9)), node)
+    grid = transform_to_node(bend(FIXED), FIXED, "result")
+    inner.SetAndObserveTransformNodeID(grid.GetID())
+    outer = linear_node(scene, placement(3, (1, 1, 1)))
+    grid.SetAndObserveTransformNodeID(outer.GetID())
+    assert np.allclose(world_matrix(node, [grid]), placement(31, (5, -7, 9)))
+    with pytest.raises(InputError, match="deformable transform result"):
+        world_matrix(node)
 
 
 def test_unusable_volumes(scene) -> None:
     empty = scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "nothing")
     with pytest.raises(InputError, match="nothing is empty"):
-        bridge.volume_from_node(empty)
+        read_volume(empty)
     for wrong in (None, scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode")):
         with pytest.raises(InputError):
-            bridge.volume_from_node(wrong)
+            read_volume(wrong)
     colour = scene.AddNewNodeByClass("vtkMRMLVectorVolumeNode", "colour")
     image = vtk.vtkImageData()
     image.SetDimensions(4, 4, 4)
     image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 3)
     colour.SetAndObserveImageData(image)
     with pytest.raises(InputError, match="3 values"):
-        bridge.volume_from_node(colour)
-    bent = volume_node(scene, picture(MOVING))
-    grid = bridge.transform_to_node(bend(FIXED), FIXED, "bent by this")
+        read_volume(colour)
+    bent = image_node(scene, MOVING)
+    grid = transform_to_node(bend(FIXED), FIXED, "bent by this")
     bent.SetAndObserveTransformNodeID(grid.GetID())
     with pytest.raises(InputError, match="deformable transform bent by this"):
-        bridge.volume_from_node(bent)
+        read_volume(bent)
 
 
 @pytest.mark.parametrize("under_parents", [False, True])
 def test_moving_image_under_the_grid_is_what_simpleitk_resamples(scene, under_parents: bool) -> None:
-    fixed_node = volume_node(scene, picture(FIXED, 1), name="fixed")
-    moving_node = volume_node(scene, picture(MOVING, 2), name="moving")
+    fixed_node, moving_node = image_node(scene, FIXED, 1, "fixed"), image_node(scene, MOVING, 2, "moving")
     if under_parents:
         linear_node(scene, placement(9, (2, 3, -4)), fixed_node)
         linear_node(scene, placement(-12, (-3, 1, 2)), moving_node)
-    fixed, moving = bridge.volume_from_node(fixed_node), bridge.volume_from_node(moving_node)
+    fixed, moving = read_volume(fixed_node), read_volume(moving_node)
     field = bend(fixed.frame)
-    node = bridge.transform_to_node(field, fixed.frame, "map", fixed=fixed_node, moving=moving_node)
+    node = transform_to_node(field, fixed.frame, "map", fixed=fixed_node, moving=moving_node)
     assert node.IsA("vtkMRMLGridTransformNode")
+    expected = sitk.Resample(itk(*moving), itk(*fixed), itk_field(field, fixed.frame), sitk.sitkLinear, -1e9)
     if under_parents:
         moving_node.HardenTransform()
     moving_node.SetAndObserveTransformNodeID(node.GetID())
-    expected = sitk.Resample(itk(moving), itk(fixed), itk_field(field), sitk.sitkLinear, -1e9)
-    assert_agree(resampled_in_slicer(moving_node, fixed.frame), sitk.GetArrayFromImage(expected))
-    references = (
-        (slicer.vtkMRMLTransformNode.GetMovingNodeReferenceRole(), moving_node),
-        (
-            slicer.vtkMRMLTransformNode.GetFixedNodeReferenceRole(),
-            fixed_node,
-        ),
-    )
-    assert all(node.GetNodeReference(role) is image for role, image in references)
+    assert_agree(shown(moving_node, fixed.frame), sitk.GetArrayFromImage(expected))
+    roles = slicer.vtkMRMLTransformNode
+    assert node.GetNodeReference(roles.GetMovingNodeReferenceRole()) is moving_node
+    assert node.GetNodeReference(roles.GetFixedNodeReferenceRole()) is fixed_node
 
 
 def test_hardening_the_moving_image(scene) -> None:
     """Slicer's own hardening resamples on the moving lattice: compared there."""
-    moving = picture(MOVING)
-    node = volume_node(scene, moving)
+    node = image_node(scene, MOVING)
     whole = MOVING.resized(tuple(n + 2 for n in MOVING.size))
-    field = bend(whole)
-    grid = bridge.transform_to_node(field, whole, "map")
+    grid = transform_to_node(bend(whole), whole, "map")
     node.SetAndObserveTransformNodeID(grid.GetID())
     node.HardenTransform()
-    hardened = bridge.volume_from_node(node)
-    expected = sitk.Resample(itk(moving), itk(hardened), itk_field(field), sitk.sitkLinear, -1e9)
-    wanted, shown = sitk.GetArrayFromImage(expected), hardened.data[0].numpy().copy()
+    hardened = read_volume(node)
+    expected = sitk.Resample(
+        itk(picture(MOVING), MOVING), itk(*hardened), itk_field(bend(whole), whole), sitk.sitkLinear, -1e9
+    )
+    seen = hardened.array.copy()
     # beyond the field's box SimpleITK has no displacement; at the moving border Slicer fills with zero
-    inside = whole.with_spacing(whole.spacing).contains(hardened.frame.points()).numpy()
-    shown[~inside | (shown == 0)] = -1e9
-    assert_agree(shown, wanted)
+    index = points_of(hardened.frame) @ whole.world_to_index[:3, :3].T + whole.world_to_index[:3, 3]
+    inside = ((index >= 0) & (index <= np.asarray(whole.size) - 1)).all(-1)
+    seen[~inside | (seen == 0)] = -1e9
+    assert_agree(seen, sitk.GetArrayFromImage(expected))
+
+
+def test_fields_go_out_and_come_back(scene) -> None:
+    """On the own lattice bit by bit, elsewhere as SimpleITK interpolates, under parents, and as inverses."""
+    field = bend(FIXED)
+    node = transform_to_node(field, FIXED, "map")
+    assert grid_frame(node).same_lattice(FIXED, 1e-9)
+    assert np.array_equal(read_displacement(node, FIXED), field)
+    inner = frame((9, 8, 7), (2.1, 1.7, 1.9), (-9.0, -8.0, -7.0), (1.0, 1.0, 0.3), 40)
+    points = points_of(inner).reshape(-1, 3)
+    transform = itk_field(field, FIXED)
+    there = np.array([transform.TransformPoint(p) for p in points.tolist()])
+    assert np.abs(read_displacement(node, inner).reshape(-1, 3) + points - there).max() < 1e-4
+    # the same map set to parent: its inverse is what moves points to the world
+    back = scene.AddNewNodeByClass("vtkMRMLTransformNode", "back")
+    back.SetAndObserveTransformToParent(node.GetTransformFromParent())
+    assert grid_frame(back) is None
+    undone = points + read_displacement(back, inner).reshape(-1, 3)
+    again = np.array([transform.TransformPoint(p) for p in undone.tolist()])
+    assert np.abs(again - points).max() < 0.02
+    # under a parent: world points first go through the parent
+    ras = placement(11, (2, -1, 3))
+    linear_node(scene, ras, node)
+    into = points @ (RAS @ np.linalg.inv(ras) @ RAS)[:3, :3].T + (RAS @ np.linalg.inv(ras) @ RAS)[:3, 3]
+    expected = np.array([transform.TransformPoint(p) for p in into.tolist()])
+    assert np.abs(read_displacement(node, inner).reshape(-1, 3) + points - expected).max() < 1e-3
+
+
+def test_linear_maps_are_told_from_deformations(scene) -> None:
+    pull_back = placement(20, (6, -3, 8), 1.05)
+    node = transform_to_node(pull_back, None, "linear")
+    assert np.allclose(read_matrix(node), pull_back)
+    grid = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", "grid")
+    transform_to_node(pull_back, FIXED, "linear", node=grid)
+    assert read_matrix(grid) is None
+    fitted = matrix_of_displacement(read_displacement(grid, FIXED), FIXED)
+    assert np.abs(fitted - pull_back).max() < 1e-3
+    assert matrix_of_displacement(bend(FIXED), FIXED) is None
+
+
+def test_a_node_filled_again_tells_who_shows_it(scene) -> None:
+    node = transform_to_node(bend(FIXED), FIXED, "map")
+    volume = image_node(scene, MOVING)
+    volume.SetAndObserveTransformNodeID(node.GetID())
+    before = shown(volume, FIXED)
+    heard: list[str] = []
+    event = slicer.vtkMRMLTransformableNode.TransformModifiedEvent
+    node.AddObserver(event, lambda *_: heard.append("node"))
+    volume.AddObserver(event, lambda *_: heard.append("volume"))
+    assert transform_to_node(0.5 * bend(FIXED), FIXED, "map", node=node) is node
+    assert {"node", "volume"} <= set(heard)
+    assert not np.allclose(shown(volume, FIXED), before)
 
 
 def test_markups_follow_the_nodes(scene) -> None:
     field = bend(FIXED)
-    points = FIXED.points()[4:-4:6, 4:-4:6, 4:-4:6].reshape(-1, 3)
-    moved = field.map(points)
-    forward = bridge.transform_to_node(field, FIXED, "moving to fixed")
-    inverse_field = FieldTransform(field).inverse().field(FIXED)
-    inverse = bridge.transform_to_node(inverse_field, FIXED, "fixed to moving")
-    for start, node, expected in (
-        (moved, forward, points),
-        (points, inverse, FieldTransform(inverse_field).inverse().map(points)),
-    ):
-        markups = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "points")
-        for x, y, z in start.tolist():
-            markups.AddControlPoint(-x, -y, z)
-        markups.SetAndObserveTransformNodeID(node.GetID())
-        seen = bridge.landmarks_from_node(markups).points
-        tolerance = 1e-3 if node is forward else 0.1
-        assert float((seen - expected).norm(dim=-1).max()) < tolerance
-    # the two nodes undo one another
-    assert float((seen - moved).norm(dim=-1).max()) < 0.1
-
-
-def test_a_coarser_grid_holds_a_smooth_map(scene) -> None:
-    coarse = FIXED.with_spacing(5.0)
-    node = bridge.transform_to_node(bend(FIXED), coarse, "coarse")
-    assert node.GetTransformFromParent().GetDisplacementGrid().GetDimensions() == coarse.size
-    point = FIXED.centre
-    seen = node.GetTransformFromParent().TransformPoint(RAS[:3, :3] @ point)
-    expected = bend(FIXED).map(torch.from_numpy(point.copy())[None])[0].numpy()
-    assert np.abs(RAS[:3, :3] @ seen - expected).max() < 0.3
+    points = points_of(FIXED)[4:-4:6, 4:-4:6, 4:-4:6].reshape(-1, 3)
+    transform = itk_field(field, FIXED)
+    moved = np.array([transform.TransformPoint(p) for p in points.tolist()])
+    forward = transform_to_node(field, FIXED, "moving to fixed")
+    markups = markups_node(scene, moved)
+    markups.SetAndObserveTransformNodeID(forward.GetID())
+    seen = []
+    for k in range(len(points)):
+        position = [0.0, 0.0, 0.0]
+        markups.GetNthControlPointPositionWorld(k, position)
+        seen.append(RAS[:3, :3] @ position)
+    assert np.linalg.norm(np.array(seen) - points, axis=1).max() < 1e-3
 
 
 def test_single_slice_and_sheared_grids(scene) -> None:
@@ -313,72 +261,72 @@ def test_single_slice_and_sheared_grids(scene) -> None:
     shear = ((1, 0.3, 0), (0, 0.95, 0.1), (0, 0, 0.99))
     sheared = Frame((12, 10, 8), (2.0, 2.0, 3.0), (-10.0, -9.0, 3.0), shear)
     for where in (slab, sheared):
-        field = bend(where)
-        node = bridge.transform_to_node(field, where, "map")
-        points = where.points().reshape(-1, 3)[1:-1:7]
-        for point, expected in zip(points.numpy(), field.map(points).numpy(), strict=True):
-            seen = node.GetTransformFromParent().TransformPoint(RAS[:3, :3] @ point)
-            assert np.abs(RAS[:3, :3] @ seen - expected).max() < 1e-4
+        node = transform_to_node(bend(where), where, "map")
+        points = points_of(where).reshape(-1, 3)[1:-1:7]
+        expected = points + bend(where).reshape(-1, 3)[1:-1:7]
+        assert np.abs(transformed(node.GetTransformFromParent(), points) - expected).max() < 1e-4
 
 
 def test_linear_results_are_linear_nodes(scene) -> None:
-    pull_back = LinearTransform(placement(20, (6, -3, 8), 1.05))
-    node = bridge.transform_to_node(pull_back, FIXED, "linear")
+    pull_back = placement(20, (6, -3, 8), 1.05)
+    node = transform_to_node(pull_back, None, "linear")
     assert node.IsA("vtkMRMLLinearTransformNode")
-    fixed, moving_node = picture(FIXED, 1), volume_node(scene, picture(MOVING, 2))
-    moving = bridge.volume_from_node(moving_node)
+    moving_node = image_node(scene, MOVING, 2)
+    moving = read_volume(moving_node)
     moving_node.SetAndObserveTransformNodeID(node.GetID())
     affine = sitk.AffineTransform(3)
-    affine.SetMatrix(pull_back.matrix[:3, :3].ravel().tolist())
-    affine.SetTranslation(pull_back.matrix[:3, 3].tolist())
-    expected = sitk.Resample(itk(moving), itk(fixed), affine, sitk.sitkLinear, -1e9)
-    assert_agree(resampled_in_slicer(moving_node, FIXED), sitk.GetArrayFromImage(expected))
+    affine.SetMatrix(pull_back[:3, :3].ravel().tolist())
+    affine.SetTranslation(pull_back[:3, 3].tolist())
+    expected = sitk.Resample(itk(*moving), itk(picture(FIXED), FIXED), affine, sitk.sitkLinear, -1e9)
+    assert_agree(shown(moving_node, FIXED), sitk.GetArrayFromImage(expected))
     to_parent = vtk.vtkMatrix4x4()
     node.GetMatrixTransformToParent(to_parent)
     back = np.array([[to_parent.GetElement(r, c) for c in range(4)] for r in range(4)])
-    assert np.allclose(RAS @ back @ RAS @ pull_back.matrix.numpy(), np.eye(4), atol=1e-9)
+    assert np.allclose(RAS @ back @ RAS @ pull_back, np.eye(4), atol=1e-9)
 
 
-def test_nodes_are_filled_in_place(scene) -> None:
-    grid = bridge.transform_to_node(bend(FIXED), FIXED, "grid")
-    linear_node(scene, placement(5, (1, 2, 3)), grid)
-    image = volume_node(scene, picture(MOVING))
+def test_a_grid_node_takes_a_linear_map_too(scene) -> None:
+    grid = transform_to_node(bend(FIXED), FIXED, "grid")
+    image = image_node(scene, MOVING)
     image.SetAndObserveTransformNodeID(grid.GetID())
+    linear_node(scene, placement(3, (1, 2, 3)), grid)
     before = nodes(scene)
-    pull_back = LinearTransform(placement(20, (6, -3, 8)))
-    assert bridge.transform_to_node(pull_back, FIXED, "other", node=grid) is grid
+    pull_back = placement(20, (6, -3, 8))
+    assert transform_to_node(pull_back, FIXED, "other", node=grid) is grid
     assert nodes(scene) == before and grid.GetName() == "grid" and image.GetParentTransformNode() is grid
     assert grid.GetParentTransformNode() is None
-    seen = np.asarray(grid.GetTransformFromParent().TransformPoint(RAS[:3, :3] @ FIXED.centre))
-    assert np.allclose(RAS[:3, :3] @ seen, pull_back.map(torch.from_numpy(FIXED.centre.copy())), atol=1e-4)
+    centre = FIXED.centre[None]
+    expected = centre @ pull_back[:3, :3].T + pull_back[:3, 3]
+    assert np.allclose(transformed(grid.GetTransformFromParent(), centre), expected, atol=1e-4)
 
 
 def test_nodes_that_cannot_take_a_result(scene) -> None:
     linear, spline = (scene.AddNewNodeByClass(f"vtkMRML{k}TransformNode", k) for k in ("Linear", "BSpline"))
-    before = nodes(scene)
-    for wrong in (linear, spline, volume_node(scene, picture(FIXED))):
+    image = image_node(scene, FIXED)
+    before = contents(scene)
+    for wrong in (linear, spline, image):
         with pytest.raises(InputError):
-            bridge.transform_to_node(bend(FIXED), FIXED, "map", node=wrong)
+            transform_to_node(bend(FIXED), FIXED, "map", node=wrong)
     with pytest.raises(InputError):
-        bridge.volume_to_node(picture(FIXED), "image", node=linear)
-    flat = Frame.regular((4, 4))
+        volume_to_node(picture(FIXED), FIXED, "image", node=linear)
     with pytest.raises(InputError):
-        bridge.transform_to_node(LinearTransform.identity(2), flat, "map")
+        transform_to_node(np.zeros((4, 4, 2), np.float32), Frame.regular((4, 4)), "map")
     with pytest.raises(InputError):
-        bridge.volume_to_node(Volume(torch.zeros(1, 4, 4), flat), "image")
-    assert nodes(scene)[: len(before)] == before and len(nodes(scene)) == len(before) + 1
+        volume_to_node(np.zeros((4, 4)), Frame.regular((4, 4)), "image")
+    assert contents(scene) == before
 
 
 def test_a_failure_leaves_no_node(scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = nodes(scene)
+    before = contents(scene)
 
     def broken(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(bridge, "_matrix", broken)
+    monkeypatch.setattr(volumes, "to_vtk", broken)
     with pytest.raises(MemoryError):
-        bridge.volume_to_node(picture(FIXED), "image")
-    assert nodes(scene) == before
+        volume_to_node(picture(FIXED), FIXED, "image")
+    assert contents(scene) == before
+    monkeypatch.undo()
 
     class Refusing:
         def GenerateUniqueName(self, name: str) -> str:
@@ -387,93 +335,125 @@ def test_a_failure_leaves_no_node(scene, monkeypatch: pytest.MonkeyPatch) -> Non
         def AddNewNodeByClass(self, *_: str) -> None:
             return None
 
-    monkeypatch.undo()
     with pytest.raises(OutputError):
-        bridge.transform_to_node(LinearTransform.identity(3), FIXED, "map", scene=Refusing())
+        transform_to_node(np.eye(4), None, "map", scene=Refusing())
+
+
+@pytest.mark.parametrize("kind", ["grid", "linear", "volume", "table"])
+def test_a_node_that_was_changed_is_put_back(scene, kind: str) -> None:
+    parent = linear_node(scene, placement(5, (1, 2, 3)))
+    if kind == "grid":
+        node = transform_to_node(bend(FIXED), FIXED, "node")
+    elif kind == "linear":
+        node = linear_node(scene, placement(9, (4, 5, 6)))
+    elif kind == "volume":
+        node = image_node(scene, FIXED)
+    else:
+        node = scene.AddNewNodeByClass("vtkMRMLTableNode", "node")
+        node.AddColumn().SetName("a")
+        node.AddEmptyRow()
+        node.SetCellText(0, 0, "before")
+    node.SetAttribute("kept", "yes")
+    node.SetNodeReferenceID("other", parent.GetID())
+    if hasattr(node, "SetAndObserveTransformNodeID"):
+        node.SetAndObserveTransformNodeID(parent.GetID())
+    before, place = contents(scene), None if kind != "volume" else frame_of_volume(node)
+    with pytest.raises(RuntimeError), changes_module.changes() as change:
+        change.keep(node)
+        node.SetAttribute("kept", "no")
+        node.SetAttribute("new", "yes")
+        node.SetNodeReferenceID("other", None)
+        node.SetNodeReferenceID("more", parent.GetID())
+        if kind in ("grid", "linear"):
+            node.SetAndObserveTransformNodeID(None)
+            node.SetAndObserveTransformFromParent(slicer.vtkOrientedGridTransform())
+        elif kind == "volume":
+            volumes.fill_volume(node, volumes.image_data(picture(MOVING)), MOVING)
+        else:
+            node.SetCellText(0, 0, "after")
+            node.AddEmptyRow()
+        change.add("vtkMRMLTableNode", "extra")
+        raise RuntimeError
+    assert contents(scene) == before
+    if place is not None:
+        assert frame_of_volume(node).same_lattice(place, 1e-9)
+    if kind == "linear":
+        to_parent = vtk.vtkMatrix4x4()
+        node.GetMatrixTransformToParent(to_parent)
+        assert np.allclose(matrix(placement(9, (4, 5, 6))).GetElement(0, 3), to_parent.GetElement(0, 3))
 
 
 @pytest.mark.parametrize("labels", [False, True])
 def test_volumes_go_out_and_come_back(scene, labels: bool) -> None:
-    volume = picture(FIXED)
+    array = picture(FIXED)
     if labels:
-        volume = Volume((volume.data > 0).to(torch.int32) * 7, FIXED)
-    node = bridge.volume_to_node(volume, "result", labels=labels)
+        array = (array > 0).astype(np.int32) * 7
+    node = volume_to_node(array, FIXED, "result", labels=labels)
     assert node.IsA("vtkMRMLLabelMapVolumeNode") == labels and node.GetDisplayNode() is not None
-    back = bridge.labels_from_node(node) if labels else bridge.volume_from_node(node)
-    assert torch.equal(back.data, volume.data) and back.frame.same_lattice(FIXED, 1e-9)
+    back = read_labels(node) if labels else read_volume(node)
+    assert np.array_equal(back.array, array) and back.frame.same_lattice(FIXED, 1e-9)
     linear_node(scene, placement(5, (1, 2, 3)), node)
     before = nodes(scene)
-    again = bridge.volume_to_node(picture(MOVING), "again", node=node)
+    again = volume_to_node(picture(MOVING), MOVING, "again", node=node)
     assert again is node and nodes(scene) == before and node.GetParentTransformNode() is None
-    assert bridge.volume_from_node(node).frame.same_lattice(MOVING, 1e-9)
+    assert frame_of_volume(node).same_lattice(MOVING, 1e-9)
 
 
-def test_landmarks(scene) -> None:
-    markups = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "points")
-    for name, place in (("a", (1, 2, 3)), ("gone", (7, 7, 7)), ("b", (-4, 5, 6))):
-        markups.AddControlPoint(*place, name)
-    markups.UnsetNthControlPointPosition(1)
-    read = bridge.landmarks_from_node(markups)
-    assert read.labels == ("a", "b")
-    assert read.points.tolist() == [[-1, -2, 3], [4, -5, 6]]
-    shift = np.eye(4)
-    shift[:3, 3] = (10, 20, 30)
-    linear_node(scene, shift, markups)
-    assert bridge.landmarks_from_node(markups).points[0].tolist() == [-11, -22, 33]
-    with pytest.raises(InputError, match="no points"):
-        bridge.landmarks_from_node(scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "empty"))
-    with pytest.raises(InputError):
-        bridge.landmarks_from_node(volume_node(scene, picture(FIXED)))
+def test_several_components_become_a_vector_volume(scene) -> None:
+    array = np.stack([picture(FIXED, k) for k in range(4)])
+    node = volume_to_node(array, FIXED, "features")
+    assert node.IsA("vtkMRMLVectorVolumeNode")
+    for channel, (x, y, z) in ((0, (3, 4, 5)), (3, (29, 0, 21))):
+        seen = node.GetImageData().GetScalarComponentAsDouble(x, y, z, channel)
+        assert seen == array[channel, z, y, x]
 
 
-def boxes(where: Frame) -> tuple[torch.Tensor, torch.Tensor]:
+def boxes(where: Frame) -> tuple[np.ndarray, np.ndarray]:
     """Two parts of space told apart by world coordinates alone."""
-    x, y, z = where.points().unbind(-1)
+    x, y, z = np.moveaxis(points_of(where), -1, 0)
     return (x > 2) & (y < 8) & (z > -8), (x < -3) & (z < 6)
 
 
-def segmentation_node(scene, where: Frame, names: tuple[str, ...] = ("liver", "spleen")):
-    node = scene.AddNewNodeByClass("vtkMRMLSegmentationNode", "parts")
-    for name, box in zip(names, boxes(where), strict=True):
-        image = slicer.vtkOrientedImageData()
-        image.SetDimensions(*where.size)
-        image.GetPointData().SetScalars(numpy_to_vtk(box.numpy().astype(np.uint8).ravel(), deep=1))
-        image.SetImageToWorldMatrix(matrix(RAS @ where.index_to_world))
-        node.AddSegmentFromBinaryLabelmapRepresentation(image, name)
-    return node
+def parts(scene, where: Frame, names: tuple[str, ...] = ("liver", "spleen")):
+    return segmentation_node(scene, where, dict(zip(names, boxes(where), strict=True)))
 
 
-def overlap(a: torch.Tensor, b: torch.Tensor) -> float:
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * float((a & b).sum()) / float(a.sum() + b.sum())
+
+
+def contained(points: np.ndarray, where: Frame) -> np.ndarray:
+    index = points @ where.world_to_index[:3, :3].T + where.world_to_index[:3, 3]
+    return ((index > -0.5) & (index < np.asarray(where.size) - 0.5)).all(-1)
 
 
 def test_segments_become_labels_on_another_lattice(scene) -> None:
     fine = frame((60, 58, 62), (1.2, 1.2, 1.2), (-40.0, -38.0, -37.0), (0.1, 0.2, 1.0), 40)
-    node = segmentation_node(scene, fine)
-    read = bridge.labels_from_node(node, volume_node(scene, picture(FIXED)))
-    assert read.frame.same_lattice(FIXED, 1e-9) and read.data.dtype == torch.int32
-    covered = fine.contains(FIXED.points())
+    node = parts(scene, fine)
+    read = read_labels(node, image_node(scene, FIXED))
+    assert read.frame.same_lattice(FIXED, 1e-9) and read.array.dtype == np.int32
+    covered = contained(points_of(FIXED), fine)
     for value, box in zip((1, 2), boxes(FIXED), strict=True):
-        assert overlap((read.data[0] == value) & covered, box & covered) > 0.93
+        assert overlap((read.array == value) & covered, box & covered) > 0.93
     spleen = node.GetSegmentation().GetSegmentIdBySegmentName("spleen")
-    only = bridge.labels_from_node(node, FIXED, [spleen])
-    assert torch.equal(only.data == 1, read.data == 2)
-    assert torch.equal(bridge.mask_from_node(node, FIXED).data, read.data != 0)
+    only = read_labels(node, FIXED, [spleen])
+    assert np.array_equal(only.array == 1, read.array == 2)
+    assert np.array_equal(read_mask(node, FIXED).array, read.array != 0)
     linear_node(scene, placement(25, (4, 4, 4)), node)
-    moved = bridge.labels_from_node(node, FIXED)
-    world = torch.from_numpy(RAS @ np.linalg.inv(placement(25, (4, 4, 4))) @ RAS)
-    p = FIXED.points() @ world[:3, :3].T + world[:3, 3]
-    expected = (p[..., 0] > 2) & (p[..., 1] < 8) & (p[..., 2] > -8) & fine.contains(p)
-    assert overlap(moved.data[0] == 1, expected) > 0.93
+    moved = read_labels(node, FIXED)
+    world = RAS @ np.linalg.inv(placement(25, (4, 4, 4))) @ RAS
+    p = points_of(FIXED) @ world[:3, :3].T + world[:3, 3]
+    expected = (p[..., 0] > 2) & (p[..., 1] < 8) & (p[..., 2] > -8) & contained(p, fine)
+    assert overlap(moved.array == 1, expected) > 0.93
 
 
 def test_segments_that_share_an_image_or_have_only_a_surface(scene) -> None:
-    node = segmentation_node(scene, FIXED)
-    drawn = bridge.labels_from_node(node, FIXED)
+    node = parts(scene, FIXED)
+    drawn = read_labels(node, FIXED)
     assert node.GetSegmentation().GetNumberOfLayers() in (1, 2)
     node.GetSegmentation().CollapseBinaryLabelmaps(True)
     assert node.GetSegmentation().GetNumberOfLayers() == 1
-    assert torch.equal(bridge.labels_from_node(node, FIXED).data, drawn.data)
+    assert np.array_equal(read_labels(node, FIXED).array, drawn.array)
     node.CreateClosedSurfaceRepresentation()
     names = slicer.vtkSegmentationConverter
     surface, image = (
@@ -482,9 +462,9 @@ def test_segments_that_share_an_image_or_have_only_a_surface(scene) -> None:
     )
     node.GetSegmentation().SetSourceRepresentationName(surface)
     node.GetSegmentation().RemoveRepresentation(image)
-    from_surface = bridge.labels_from_node(node, FIXED)
+    from_surface = read_labels(node, FIXED)
     for value in (1, 2):
-        assert overlap(from_surface.data == value, drawn.data == value) > 0.9
+        assert overlap(from_surface.array == value, drawn.array == value) > 0.9
     # elsewhere in the world, seen from a lattice that has moved along: the same labels
     place = placement(25, (140, 4, 4))
     linear_node(scene, place, node)
@@ -493,143 +473,56 @@ def test_segments_that_share_an_image_or_have_only_a_surface(scene) -> None:
     there = Frame(
         FIXED.size, FIXED.spacing, tuple(moved[:3, 3].tolist()), tuple(map(tuple, direction.tolist()))
     )
-    from_there = bridge.labels_from_node(node, there)
-    assert (from_there.data != from_surface.data).float().mean() < 1e-3
+    from_there = read_labels(node, there)
+    assert (from_there.array != from_surface.array).mean() < 1e-3
     assert not node.GetSegmentation().ContainsRepresentation(image)
 
 
 def test_unusable_labels(scene) -> None:
-    node = segmentation_node(scene, FIXED)
+    node = parts(scene, FIXED)
     with pytest.raises(InputError, match="needs an image"):
-        bridge.labels_from_node(node)
+        read_labels(node)
     with pytest.raises(InputError, match="no segment x"):
-        bridge.labels_from_node(node, FIXED, ["x"])
+        read_labels(node, FIXED, ["x"])
     with pytest.raises(InputError, match="no segments"):
-        bridge.labels_from_node(scene.AddNewNodeByClass("vtkMRMLSegmentationNode"), FIXED)
+        read_labels(scene.AddNewNodeByClass("vtkMRMLSegmentationNode"), FIXED)
     node.GetSegmentation().AddEmptySegment("void", "void")
     with pytest.raises(InputError, match=r"void .* is empty"):
-        bridge.labels_from_node(node, FIXED)
+        read_labels(node, FIXED)
     with pytest.raises(InputError, match="whole numbers"):
-        bridge.labels_from_node(volume_node(scene, picture(FIXED)))
-    blank = volume_node(scene, Volume(torch.zeros(1, *FIXED.shape, dtype=torch.int16), FIXED))
+        read_labels(image_node(scene, FIXED))
+    blank = volume_node(scene, np.zeros(FIXED.shape, np.int16), FIXED)
     with pytest.raises(InputError, match="empty mask"):
-        bridge.mask_from_node(blank)
+        read_mask(blank)
 
 
 def test_label_volumes_on_another_lattice(scene) -> None:
-    labels = Volume(torch.where(boxes(MOVING)[0], 300, 0).to(torch.int16)[None], MOVING)
-    node = volume_node(scene, labels, "vtkMRMLLabelMapVolumeNode")
-    assert torch.equal(bridge.labels_from_node(node).data, labels.data.int())
+    labels = np.where(boxes(MOVING)[0], 300, 0).astype(np.int16)
+    node = volume_node(scene, labels, MOVING, "LabelMap")
+    assert np.array_equal(read_labels(node).array, labels)
     expected = sitk.GetArrayFromImage(
-        sitk.Resample(itk(labels), itk(picture(FIXED)), sitk.Transform(), sitk.sitkNearestNeighbor)
+        sitk.Resample(
+            itk(labels, MOVING), itk(picture(FIXED), FIXED), sitk.Transform(), sitk.sitkNearestNeighbor
+        )
     )
-    read = bridge.labels_from_node(node, picture(FIXED)).data[0].numpy()
+    read = read_labels(node, image_node(scene, FIXED)).array
     assert (read != expected).mean() < 1e-3 and set(np.unique(read)) == {0, 300}
 
 
 def test_segments_are_matched_by_name(scene) -> None:
-    one = segmentation_node(scene, FIXED, ("liver", "spleen"))
-    two = segmentation_node(scene, FIXED, ("spleen", "liver"))
-    ids = bridge._common_segments(one, two)
-    values = [bridge.labels_from_node(n, FIXED, i).data for n, i in zip((one, two), ids, strict=True)]
-    assert torch.equal(values[0] == 1, values[1] == 2) and (values[0] == 1).any()
+    one, two = parts(scene, FIXED), parts(scene, FIXED, ("spleen", "liver"))
+    matched = match_segments(one, two)
+    assert matched.names == ("liver", "spleen")
+    values = [read_labels(one, FIXED, matched.fixed).array, read_labels(two, FIXED, matched.moving).array]
+    assert np.array_equal(values[0] == 1, values[1] == 2) and (values[0] == 1).any()
+    spleen = one.GetSegmentation().GetSegmentIdBySegmentName("spleen")
+    assert match_segments(one, two, [spleen]).names == ("spleen",)
     with pytest.raises(InputError, match="same name"):
-        bridge._common_segments(one, segmentation_node(scene, FIXED, ("a", "b")))
-
-
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> dict:
-    """The engine's place taken by one that notes what it is given and answers with a known bend."""
-    seen: dict = {}
-
-    def register(fixed: Volume, moving: Volume, **options: object) -> SimpleNamespace:
-        seen.update(options, fixed=fixed, moving=moving)
-        forward = seen.pop("answer", None) or FieldTransform(bend(fixed.frame))
-        inverse = forward.inverse()
-        return SimpleNamespace(
-            forward=forward,
-            inverse=inverse,
-            forward_field=forward.field(fixed.frame),
-            inverse_field=inverse.field(moving.frame),
-            warped=picture(fixed.frame, 5),
-        )
-
-    monkeypatch.setitem(sys.modules, "DeepRegistrationLib.pipeline", SimpleNamespace(register=register))
-    return seen
-
-
-def test_register_nodes_reads_and_places_everything(scene, engine: dict) -> None:
-    fixed, moving = (
-        volume_node(scene, picture(FIXED), name="CT"),
-        volume_node(scene, picture(MOVING), name="MR"),
-    )
-    linear_node(scene, placement(14, (5, 6, 7)), moving)
-    points = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "points")
-    points.AddControlPoint(1, 2, 3)
-    parts = segmentation_node(scene, FIXED), segmentation_node(scene, FIXED, ("spleen", "liver"))
-    result = bridge.register_nodes(
-        fixed, moving, fixed_landmarks=points, moving_landmarks=points, fixed_labels=parts[0],
-        moving_labels=parts[1], moving_mask=parts[0], preset="fast",
-    )  # fmt: skip
-    assert engine["preset"] == "fast" and engine["fixed_mask"] is None
-    assert engine["moving"].frame == bridge.volume_from_node(moving).frame != MOVING
-    assert engine["fixed_landmarks"].points.tolist() == [[-1, -2, 3]]
-    assert engine["moving_labels"].frame == engine["moving_mask"].frame == engine["moving"].frame
-    liver_id = parts[1].GetSegmentation().GetSegmentIdBySegmentName("liver")
-    liver = bridge.labels_from_node(parts[1], engine["moving"], [liver_id]).data == 1
-    assert torch.equal(engine["moving_labels"].data == 1, liver)
-    names = [node.GetName() for node in (result.forward, result.inverse, result.warped)]
-    assert names == ["MR moving to fixed", "MR fixed to moving", "MR registered"]
-    assert torch.equal(bridge.volume_from_node(result.warped).data, picture(FIXED, 5).data)
-    role = slicer.vtkMRMLTransformNode.GetMovingNodeReferenceRole()
-    assert result.forward.GetNodeReference(role) is moving and result.inverse.GetNodeReference(role) is fixed
-    assert result.inverse.GetTransformFromParent().GetDisplacementGrid().GetDimensions() == MOVING.size
-    # the moving image under the forward node, the fixed one under the inverse: each lands on the other
-    there = bend(FIXED).map(torch.from_numpy(FIXED.centre.copy())[None])[0].numpy()
-    forward, inverse = (n.GetTransformFromParent().TransformPoint for n in (result.forward, result.inverse))
-    assert np.abs(np.asarray(forward(RAS[:3, :3] @ FIXED.centre)) - RAS[:3, :3] @ there).max() < 0.01
-    assert np.abs(np.asarray(inverse(RAS[:3, :3] @ there)) - RAS[:3, :3] @ FIXED.centre).max() < 0.1
-
-
-def test_register_nodes_fills_given_nodes(scene, engine: dict) -> None:
-    volumes = picture(FIXED), picture(MOVING)
-    first = bridge.register_nodes(*volumes, name="run")
-    before = nodes(scene)
-    engine["answer"] = LinearTransform(placement(8, (1, 2, 3)))
-    again = bridge.register_nodes(
-        *volumes, forward_node=first.forward, inverse_node=first.inverse, warped_node=first.warped
-    )
-    assert nodes(scene) == before
-    assert (again.forward, again.inverse, again.warped) == (first.forward, first.inverse, first.warped)
-    engine["answer"] = LinearTransform(placement(8, (1, 2, 3)))
-    linear = bridge.register_nodes(*volumes, write_warped=False)
-    assert linear.warped is None and linear.forward.IsA("vtkMRMLLinearTransformNode")
-    assert linear.inverse.IsA("vtkMRMLLinearTransformNode") and len(nodes(scene)) == len(before) + 2
-    there = linear.forward.GetTransformFromParent().TransformPoint(1.0, 2.0, 3.0)
-    assert np.allclose(linear.inverse.GetTransformFromParent().TransformPoint(there), (1, 2, 3))
-    assert not np.allclose(there, (1, 2, 3), atol=1)
-
-
-def test_register_nodes_fails_cleanly(scene, engine: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    moving = volume_node(scene, picture(MOVING), name="MR")
-    placed = linear_node(scene, placement(3, (1, 1, 1)), moving)
-    with pytest.raises(InputError, match="MR lies under placement"):
-        bridge.register_nodes(picture(FIXED), moving, forward_node=placed)
-    with pytest.raises(InputError, match="cannot be stored"):
-        bridge.register_nodes(picture(FIXED), moving, inverse_node=moving)
-    assert "fixed" not in engine  # refused before the long work
-    given = scene.AddNewNodeByClass("vtkMRMLGridTransformNode", "given")
-    before, modified = nodes(scene), given.GetMTime()
-
-    class Full:
-        """A scene that takes the inverse but no image."""
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(scene, name)
-
-        def AddNewNodeByClass(self, class_name: str, name: str) -> object:
-            return None if "Volume" in class_name else scene.AddNewNodeByClass(class_name, name)
-
-    with pytest.raises(OutputError):
-        bridge.register_nodes(picture(FIXED), moving, forward_node=given, scene=Full())
-    assert nodes(scene) == before and given.GetMTime() == modified
+        match_segments(one, parts(scene, FIXED, ("a", "b")))
+    other = parts(scene, FIXED, ("a", "b"))
+    a = other.GetSegmentation().GetSegmentIdBySegmentName("a")
+    assert match_segments(one, other, [spleen], [a]) == ((spleen,), (a,), ("spleen",))
+    labels = volume_node(scene, np.ones(FIXED.shape, np.int16), FIXED, "LabelMap")
+    assert match_segments(labels, labels) == (None, None, ())
+    with pytest.raises(InputError, match="no segment gone"):
+        match_segments(one, two, ["gone"])

@@ -1,0 +1,26 @@
+"""Pictures for labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import qt
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+
+def pixmap(picture: np.ndarray) -> Any:
+    """A Qt pixmap of a picture (height, width, 3) uint8, its first row on top."""
+    height, width, _ = picture.shape
+    image = vtk.vtkImageData()
+    image.SetDimensions(width, height, 1)
+    flat = np.ascontiguousarray(picture[::-1]).reshape(-1, 3)  # VTK's first row is the lowest
+    image.GetPointData().SetScalars(numpy_to_vtk(flat, deep=True))
+    writer = vtk.vtkPNGWriter()
+    writer.SetInputData(image)
+    writer.WriteToMemoryOn()
+    writer.Write()
+    result = qt.QPixmap()
+    result.loadFromData(qt.QByteArray(vtk_to_numpy(writer.GetResult()).tobytes()))
+    return result

@@ -1,0 +1,53 @@
+"""The numbers of the last registration and what they mean, read from the scene."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from DeepRegistrationScene.quality_table import table_rows
+from DeepRegistrationScene.verdict import BAD, GOOD, LOOK, verdict
+from slicer.i18n import tr as _
+
+from .section import Section
+from .tables import fill
+
+MARKS = {GOOD: ("#2e8b57", "✓"), LOOK: ("#c77700", "!"), BAD: ("#c0392b", "✗")}
+"""Colour and sign of each level of finding."""
+
+
+class ResultSection(Section):
+    """Verdict and table."""
+
+    def __init__(self, panel: Any) -> None:
+        super().__init__(panel)
+        self._shown: dict[str, Any] | None = None
+        self._opened = False
+
+    def update(self) -> None:
+        quality = self.panel.quality()
+        if quality == self._shown and self._opened:
+            return
+        self._shown, self._opened = quality, True
+        ui = self.ui
+        ui.resultButton.setEnabled(quality is not None)
+        ui.resultButton.setToolTip("" if quality else _("There is no result yet."))
+        if quality is None:
+            ui.verdictText.setText("")
+            fill(ui.qualityTable, [])
+            ui.resultButton.collapsed = True
+            return
+        ui.verdictText.setText("<br>".join(_marked(s.level, s.text) for s in verdict(quality)))
+        fill(ui.qualityTable, [tuple(row) for row in table_rows(quality)])
+
+    def reveal(self) -> None:
+        """Open the section, for there is something new in it."""
+        self.ui.resultButton.collapsed = False
+
+    def close(self) -> None:
+        self._opened = False
+
+
+def _marked(level: str, text: str) -> str:
+    colour, sign = MARKS[level]
+    return f'<span style="color:{colour}"><b>{sign}</b></span> {escape(text)}'

@@ -1,0 +1,140 @@
+"""Register and Cancel, progress, and what was said on the way."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import slicer
+from DeepRegistrationLib.errors import Cancelled, RegistrationError
+from slicer.i18n import tr as _
+
+from .section import Section
+
+
+class RunSection(Section):
+    """The one run there can be: a registration or a refinement.
+
+    Attributes:
+        task: "register" or "refine" while one is going on or waits for the environment's answer.
+    """
+
+    def __init__(self, panel: Any) -> None:
+        super().__init__(panel)
+        self.task: str | None = None
+        self._waiting = False
+        self._started = 0.0
+        self._text, self._stage = "", ""
+        self.ui.registerButton.connect("clicked(bool)", self._clicked)
+
+    def update(self) -> None:
+        ui = self.ui
+        running = self.task is not None
+        reason = None if running else self.panel.problem()
+        ui.registerButton.setText(_("Cancel") if running else _("Register"))
+        ui.registerButton.setEnabled(reason is None)
+        if running:
+            tooltip = _("Stop; the scene stays as it was.")
+        else:
+            tooltip = reason or _("Bring the moving volume onto the fixed one.")
+        ui.registerButton.setToolTip(tooltip)
+        ui.progressBar.setVisible(running)
+        self._say(self._text)
+
+    def start(self, task: str) -> None:
+        """Start a registration or a refinement; what keeps it from starting is said, not raised."""
+        self.task, self._started = task, time.monotonic()
+        self.ui.progressBar.setValue(0)
+        self._say(_("Starting..."))
+        self.log(f"--- {task}")
+        if self.panel.environment.asking:  # the worker is still starting: its next job is this one
+            self._waiting = True
+        else:
+            self.submit()
+        self.panel.update()
+
+    def submit(self) -> None:
+        """Hand the run to the worker, as soon as it is free."""
+        self._waiting = False
+        logic, task = self.panel.logic, self.task
+        begin = logic.refine if task == "refine" else logic.registerFromParameters
+        self.panel.start_clock()
+        with slicer.util.tryWithErrorDisplay(_("The registration could not be started.")):
+            try:
+                begin(
+                    self.panel.parameters,
+                    wait=False,
+                    progress=self._progressed,
+                    finished=self._finished,
+                    failed=self._failed,
+                    log=self.log,
+                )
+                self.panel.refine.run_started()
+                return
+            except RegistrationError as error:
+                self._failed(error)
+                return
+            finally:
+                if not logic.isRunning():
+                    self.task = None
+        self._over(_("The registration could not be started."))
+
+    def environment_answered(self) -> None:
+        """The worker has become free."""
+        if self._waiting:
+            self.submit()
+
+    def log(self, text: str) -> None:
+        """A line for the collapsible log."""
+        self.ui.logText.appendPlainText(text.rstrip())
+
+    def close(self) -> None:
+        """A run of a scene that is gone is of no use."""
+        if self.task is not None:
+            self._cancel()
+
+    def _clicked(self) -> None:
+        if self.task is None:
+            self.start("register")
+        else:
+            self._cancel()
+            self.panel.update()
+
+    def _cancel(self) -> None:
+        if self._waiting:
+            self._waiting = False
+            self._over(_("Cancelled."))
+            return
+        self.panel.logic.cancel()
+        self._say(_("Cancelling..."))
+
+    def _progressed(self, event: Any) -> None:
+        self.ui.progressBar.setValue(round(100 * event.fraction))
+        if event.stage != self._stage:
+            self._stage = event.stage
+            self.log(f"{time.monotonic() - self._started:6.1f} s  {event.stage}")
+        text = _(event.stage)
+        if event.seconds_left is not None:
+            text += ", " + _("about {seconds} s left").format(seconds=max(1, round(event.seconds_left)))
+        self._say(text)
+
+    def _finished(self, nodes: Any) -> None:
+        seconds = time.monotonic() - self._started
+        done = _("Refined") if self.task == "refine" else _("Registered")
+        self._over(_("{done} in {seconds:.1f} s.").format(done=done, seconds=seconds))
+        self.panel.run_ended(True)
+
+    def _failed(self, error: RegistrationError) -> None:
+        self._over(_("Cancelled.") if isinstance(error, Cancelled) else str(error))
+        self.panel.run_ended(False)
+
+    def _over(self, text: str) -> None:
+        self.task = None
+        self.log(text)
+        self._say(text)
+        self.panel.update_soon()
+
+    def _say(self, text: str) -> None:
+        self._text = text
+        self.ui.runText.setText(text)
+        self.ui.runText.setVisible(bool(text))

@@ -1,0 +1,58 @@
+"""Small things that every table and list of the panel needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import qt
+
+
+def cell(text: str, checked: bool | None = None) -> Any:
+    """A table cell to read; with a check box if `checked` says how it stands."""
+    item = qt.QTableWidgetItem(text)
+    if checked is None:
+        item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
+    else:
+        item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
+        item.setCheckState(qt.Qt.Checked if checked else qt.Qt.Unchecked)
+    return item
+
+
+def fill(table: Any, rows: Sequence[Sequence[Any]]) -> None:
+    """Show rows of texts or cells; the table becomes as high as they are; no rows hide it."""
+    blocked = table.blockSignals(True)
+    table.setRowCount(len(rows))
+    for r, row in enumerate(rows):
+        for c, content in enumerate(row):
+            table.setItem(r, c, cell(content) if isinstance(content, str) else content)
+    table.blockSignals(blocked)
+    table.verticalHeader().setDefaultSectionSize(table.fontMetrics().height() + 8)
+    table.resizeColumnsToContents()
+    table.horizontalHeader().setStretchLastSection(True)
+    table.verticalHeader().setVisible(False)
+    heights = sum(table.rowHeight(r) for r in range(min(len(rows), 12)))
+    table.setFixedHeight(table.horizontalHeader().sizeHint.height() + heights + 2 * table.frameWidth)
+    table.setVisible(bool(rows))
+
+
+def fill_list(widget: Any, entries: Iterable[tuple[str, Any, bool]]) -> None:
+    """Show (text, what it stands for, ticked) with check boxes; hidden when there are none."""
+    blocked = widget.blockSignals(True)
+    widget.clear()
+    for text, data, ticked in entries:
+        item = qt.QListWidgetItem(text)
+        item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
+        item.setCheckState(qt.Qt.Checked if ticked else qt.Qt.Unchecked)
+        item.setData(qt.Qt.UserRole, data)
+        widget.addItem(item)
+    widget.blockSignals(blocked)
+    rows = min(widget.count, 8)
+    widget.setFixedHeight(max(1, rows) * max(18, widget.sizeHintForRow(0)) + 2 * widget.frameWidth)
+    widget.setVisible(widget.count > 0)
+
+
+def ticked(widget: Any) -> list[Any]:
+    """What the ticked entries of a list stand for."""
+    items = [widget.item(row) for row in range(widget.count)]
+    return [item.data(qt.Qt.UserRole) for item in items if item.checkState() == qt.Qt.Checked]

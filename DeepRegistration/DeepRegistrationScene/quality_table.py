@@ -1,0 +1,93 @@
+"""The numbers of a registration as a table node: the command line's rows, and more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import vtk
+from DeepRegistrationLib.commands.tables import Row, number, quality_rows
+
+from .changes import node_modified_once
+from .geometry import Node
+
+COLUMNS = ("Measure", "Before", "After")
+NOT_MEASURED = "-"
+
+
+def table_rows(quality: Mapping[str, Any], label_names: Mapping[str, str] | None = None) -> list[Row]:
+    """Rows of text: measure with its unit, before, after; `NOT_MEASURED` where there is no number.
+
+    Args:
+        quality: as quality.json has it.
+        label_names: what label values ("1", "2", ...) are called; by default as the numbers say.
+    """
+    names = label_names if label_names is not None else quality.get("label_names") or {}
+    rows = [*quality_rows(dict(quality))[1:], *_structures(quality.get("labels"), names)]
+    rows += _landmarks(quality.get("landmarks") or {})
+    rows += _run(quality)
+    return [(row[0][:1].upper() + row[0][1:], *(cell or NOT_MEASURED for cell in row[1:])) for row in rows]
+
+
+def fill_table(node: Node, quality: Mapping[str, Any], label_names: Mapping[str, str] | None = None) -> Node:
+    """Let a table node show `table_rows`; whatever it held before is replaced."""
+    columns = zip(*table_rows(quality, label_names), strict=True)
+    with node_modified_once(node):
+        node.SetLocked(False)
+        node.RemoveAllColumns()
+        for name, cells in zip(COLUMNS, columns, strict=True):
+            values = vtk.vtkStringArray()
+            values.SetName(name)
+            for cell in cells:
+                values.InsertNextValue(cell)
+            node.AddColumn(values)
+        node.SetUseColumnTitleAsColumnHeader(True)
+        node.SetUseFirstColumnAsRowHeader(False)
+        node.SetLocked(True)  # numbers that were measured are not to be typed over
+    return node
+
+
+def _structures(labels: Mapping[str, Any] | None, names: Mapping[str, str]) -> list[Row]:
+    rows: list[Row] = []
+    for key, what, digits in (("dice", "Dice", 3), ("hd95_mm", "95 % Hausdorff (mm)", 2)) if labels else ():
+        before, after = labels["before"][key], labels["after"][key]
+        for value in dict.fromkeys((*before, *after)):
+            cells = (number(numbers.get(value), digits) for numbers in (before, after))
+            rows.append((f"{what}, {names.get(value, f'label {value}')}", *cells))
+    return rows
+
+
+def _landmarks(landmarks: Mapping[str, Any]) -> list[Row]:
+    rows: list[Row] = []
+    for kind, what in (("fitted", "landmark"), ("held_out", "landmark (not used)"), ("given", "landmark")):
+        numbers = landmarks.get(kind)
+        for name in numbers["after"]["each_mm"] if numbers else ():
+            cells = (number(numbers[when]["each_mm"].get(name), 2) for when in ("before", "after"))
+            rows.append((f"{what} {name} (mm)", *cells))
+    return rows
+
+
+def _run(quality: Mapping[str, Any]) -> list[Row]:
+    """What was run, how long it took and where."""
+    choices, rows = quality.get("parameters") or {}, []
+    for key, what in (
+        ("method", "method"),
+        ("representation", "transform representation"),
+        ("preset", "preset"),
+        ("similarity_used", "similarity"),
+        ("linear", "linear stage"),
+    ):
+        if choices.get(key):
+            rows.append((what, "", str(choices[key])))
+    seconds = (quality.get("seconds") or {}).get("total")
+    if seconds is not None:
+        rows.append(("time (s)", "", number(seconds, 1)))
+    if quality.get("device"):
+        threads = quality.get("threads")
+        cpu = quality.get("device_type") == "cpu" and threads
+        rows.append(
+            ("device", "", f"{quality['device']}, {threads} threads" if cpu else str(quality["device"]))
+        )
+    if quality.get("peak_memory_mb") is not None:
+        rows.append(("peak memory (MB)", "", number(quality["peak_memory_mb"], 0)))
+    return rows

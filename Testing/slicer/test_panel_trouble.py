@@ -1,0 +1,199 @@
+"""Cancel, a worker that dies, memory that runs out, a machine without torch: a sentence, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("PySide6")
+pytest.importorskip("pytestqt")
+
+import slicer
+from panel_support import User, children_of, make_pair
+from scene_support import contents
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+@pytest.fixture
+def temporary(monkeypatch, tmp_path):
+    """Where temporary files go: the worker's folder included."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def user(temporary, panel, qtbot):
+    return User(panel, qtbot)
+
+
+def running(user, pair):
+    """Press Register and wait until the deformable stage is under way."""
+    user.choose_pair(pair, fast=False)
+    user.choose(user.ui.presetCombo, "Accurate")
+    user.wait_for_answer()
+    before = contents(slicer.mrmlScene)
+    user.click(user.ui.registerButton)
+    user.bot.waitUntil(lambda: "Deformable" in user.ui.runText.text, timeout=120_000)
+    return before
+
+
+def left_over(folder: Path) -> list[str]:
+    return [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "harness" not in str(p)]
+
+
+@linux
+def test_cancel(user, slicer_session, temporary):
+    processes = children_of(os.getpid())
+    pair = make_pair(slicer_session.scene)
+    before = running(user, pair)
+    start = time.monotonic()
+    user.click(user.ui.registerButton)
+    user.wait_for_end()
+    print(f"cancelled in {time.monotonic() - start:.2f} s")
+    assert user.ui.runText.text == "Cancelled."
+    assert contents(slicer.mrmlScene) == before
+    assert left_over(temporary) == []
+    assert not user.panel.logic.isRunning() and not user.panel.timer.active
+    user.choose(user.ui.presetCombo, "Fast")
+    user.register()
+    assert user.ui.runText.text.startswith("Registered in")
+    user.panel.logic.close()
+    assert set(children_of(os.getpid())) <= set(processes)
+    assert left_over(temporary) == []
+
+
+@linux
+def test_worker_killed(user, slicer_session, temporary):
+    pair = make_pair(slicer_session.scene)
+    before = running(user, pair)
+    os.kill(user.panel.logic.runner.client.pid, signal.SIGKILL)
+    user.wait_for_end()
+    text = user.ui.runText.text
+    assert text.endswith(".") and "Registered" not in text and len(text.split()) > 4, text
+    assert contents(slicer.mrmlScene) == before
+    assert left_over(temporary) == []
+    assert slicer_session.messages.shown == []
+    user.choose(user.ui.presetCombo, "Fast")
+    user.register()
+    assert user.ui.runText.text.startswith("Registered in"), user.ui.runText.text
+
+
+@linux
+def test_worker_out_of_memory(user, slicer_session, temporary):
+    """The system grants the worker too little memory: said, and gone when there is more."""
+    user.choose_pair(make_pair(slicer_session.scene))
+    user.wait_for_answer()
+    user.panel.logic.close()
+    limits = user.panel.logic.runner.client._environment
+    limits["DEEPREGISTRATION_MEMORY_LIMIT_MB"] = "900"
+    before = contents(slicer.mrmlScene)
+    user.register()
+    assert "memory" in user.ui.runText.text and user.ui.runText.text.endswith(".")
+    assert contents(slicer.mrmlScene) == before and left_over(temporary) == []
+    del limits["DEEPREGISTRATION_MEMORY_LIMIT_MB"]
+    user.panel.logic.close()
+    user.register()
+    assert user.ui.runText.text.startswith("Registered in"), user.ui.runText.text
+
+
+def test_a_register_pressed_before_the_answer_is_not_lost(user, slicer_session):
+    user.choose_pair(make_pair(slicer_session.scene))
+    assert user.panel.environment.asking
+    user.register()
+    assert user.ui.runText.text.startswith("Registered in"), user.ui.runText.text
+
+
+def test_a_register_pressed_before_the_answer_can_be_cancelled(user, slicer_session):
+    user.choose_pair(make_pair(slicer_session.scene))
+    before = contents(slicer.mrmlScene)
+    user.click(user.ui.registerButton)
+    user.click(user.ui.registerButton)
+    assert user.ui.registerButton.text == "Register" and user.ui.runText.text == "Cancelled."
+    user.wait_for_answer()
+    assert not user.panel.logic.isRunning() and contents(slicer.mrmlScene) == before
+
+
+@pytest.fixture
+def without_torch(monkeypatch, tmp_path):
+    """A worker that finds a torch which cannot be imported, as on a machine that has none."""
+    folder = tmp_path / "no-torch" / "torch"
+    folder.mkdir(parents=True)
+    broken = "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')\n"
+    (folder / "__init__.py").write_text(broken)
+    monkeypatch.setenv("PYTHONPATH", str(folder.parent), prepend=os.pathsep)
+    return folder
+
+
+def test_without_torch(without_torch, panel, qtbot, slicer_session):
+    user, ui = User(panel, qtbot), panel.ui
+    user.wait_for_answer()
+    assert "PyTorch is not installed" in ui.environmentText.text
+    assert not ui.environmentButton.collapsed
+    assert not ui.installButton.isHidden() and not ui.offlineText.isHidden()
+    assert "--no-index" in ui.offlineText.text
+    user.choose_pair(make_pair(slicer_session.scene))
+    assert not ui.registerButton.enabled and "PyTorch is not installed" in ui.registerButton.toolTip
+    assert "Diffeomorphic" in [
+        ui.representationCombo.itemText(k) for k in range(ui.representationCombo.count)
+    ]
+    assert ui.methodText.text
+    assert slicer_session.messages.shown == []  # nothing is asked before somebody asks for it
+
+    # asked, and declined
+    slicer_session.set_torch(installed=False)
+    from PySide6.QtWidgets import QMessageBox
+
+    slicer_session.messages.answers.append(QMessageBox.No)
+    user.click(ui.installButton)
+    assert len(slicer_session.messages.shown) == 1 and "Install it now?" in slicer_session.messages.texts[0]
+    assert slicer_session.torch.requests == []
+    user.wait_for_answer()
+    assert "not installed" in ui.environmentText.text
+
+    # asked, and installed: the torch that cannot be imported goes away
+    def install(**_options):
+        import types
+
+        (without_torch / "__init__.py").unlink()
+        without_torch.rmdir()
+        return types.SimpleNamespace(__version__="2.13.0")
+
+    slicer_session.set_torch(install=install)
+    user.click(ui.installButton)
+    user.wait_for_answer()
+    assert len(slicer_session.torch.requests) == 1
+    assert slicer_session.torch.requests[0]["torchVersionRequirement"]
+    assert "is installed" in ui.environmentText.text and ui.installButton.isHidden()
+    assert ui.registerButton.enabled, ui.registerButton.toolTip
+
+
+def test_without_the_pytorch_extension(without_torch, panel, qtbot, slicer_session):
+    user, ui = User(panel, qtbot), panel.ui
+    user.wait_for_answer()
+    slicer_session.set_torch(extension=False)
+    user.click(ui.installButton)
+    user.wait_for_answer()
+    assert "Extensions Manager" in ui.environmentText.text
+
+
+def test_a_worker_that_cannot_be_started(monkeypatch, panel, qtbot, slicer_session):
+    user, ui = User(panel, qtbot), panel.ui
+    user.wait_for_answer()
+    user.choose_pair(make_pair(slicer_session.scene))
+    user.panel.logic.close()
+    monkeypatch.setattr(user.panel.logic.runner.client, "_python", "/nowhere/python", raising=False)
+    before = contents(slicer.mrmlScene)
+    user.click(ui.registerButton)
+    user.wait_for_end()
+    assert ui.runText.text.startswith("The worker could not be started")
+    assert contents(slicer.mrmlScene) == before
