@@ -17,7 +17,7 @@ from typing import Any
 import slicer
 from DeepRegistrationLib.errors import InputError, OutputError, RegistrationError
 from DeepRegistrationLib.frame import Frame
-from DeepRegistrationLib.worker_client import Progress, WorkerClient
+from DeepRegistrationLib.worker.client import Progress, WorkerClient
 
 from .apply_others import Carried, apply_to_others
 from .choices import (
@@ -260,7 +260,7 @@ class SceneLogic:
         failed: Callable[[RegistrationError], object] | None = None,
         log: Callable[[str], object] | None = None,
     ) -> dict[str, Any] | Run:
-        """Ask the worker what it runs on: torch, device, memory (see `worker_tasks`)."""
+        """Ask the worker what it runs on: torch, device, memory (see `worker.tasks`)."""
         run = self.runner.start(Run(_asked("environment"), Callbacks(None, finished, failed, log)))
         return self._waited(run) if wait else run
 
@@ -270,7 +270,7 @@ class SceneLogic:
         finished: Callable[[dict[str, Any]], object] | None = None,
         failed: Callable[[RegistrationError], object] | None = None,
     ) -> dict[str, Any] | Run:
-        """Ask the worker for the methods and their trained weights (see `worker_tasks`)."""
+        """Ask the worker for the methods and their trained weights (see `worker.tasks`)."""
         run = self.runner.start(Run(_asked("methods"), Callbacks(None, finished, failed)))
         return self._waited(run) if wait else run
 

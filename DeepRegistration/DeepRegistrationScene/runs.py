@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from DeepRegistrationLib import worker_client as worker
 from DeepRegistrationLib.errors import (
     Cancelled,
     InputError,
@@ -16,6 +15,7 @@ from DeepRegistrationLib.errors import (
     RegistrationError,
     ResourceError,
 )
+from DeepRegistrationLib.worker import client as worker
 
 ERRORS: dict[str, type[RegistrationError]] = {
     "input": InputError,

@@ -18,7 +18,7 @@ from DeepRegistrationLib.demo.label_names import LABEL_NAMES
 from DeepRegistrationLib.errors import NotAvailableError, OutputError, RegistrationError
 from DeepRegistrationLib.frame import Frame
 from DeepRegistrationLib.landmark_files import read_points
-from DeepRegistrationLib.worker_process import python_executable
+from DeepRegistrationLib.worker.process import python_executable
 
 from .changes import Changes, changes
 from .geometry import FLIP, Node, to_vtk

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from DeepRegistrationLib.worker_client import Failed, Finished, WorkerClient
+from DeepRegistrationLib.worker.client import Failed, Finished, WorkerClient
 
 
 def outcome(client: WorkerClient) -> tuple[Finished, float]:
@@ -37,7 +37,7 @@ def problem(size: tuple[int, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Parameters and arrays of a registration of images of `size` voxels (x, y, z)."""
     from DeepRegistrationLib.demo.pair import demo_pair
     from DeepRegistrationLib.prepare import resampled
-    from DeepRegistrationLib.worker_data import described
+    from DeepRegistrationLib.worker.data import described
 
     pair = demo_pair(spacing=2.0)
     images = {"fixed": pair.fixed, "moving": pair.moving}

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 import vtk
 from DeepRegistrationLib import register
 from DeepRegistrationLib.registration import Registration
-from DeepRegistrationLib.worker_client import WorkerClient
+from DeepRegistrationLib.worker.client import WorkerClient
 from DeepRegistrationScene.landmark_pairs import read_points
 from DeepRegistrationScene.logic import SceneLogic
 from DeepRegistrationScene.volumes import read_volume

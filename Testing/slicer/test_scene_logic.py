@@ -17,8 +17,8 @@ from DeepRegistrationLib.errors import (
     RegistrationError,
     ResourceError,
 )
-from DeepRegistrationLib.worker_client import Cancelled as CancelledEvent
-from DeepRegistrationLib.worker_client import Failed, LogLine, Progress
+from DeepRegistrationLib.worker.client import Cancelled as CancelledEvent
+from DeepRegistrationLib.worker.client import Failed, LogLine, Progress
 from DeepRegistrationScene import logic as logic_module
 from DeepRegistrationScene.logic import SceneLogic
 from DeepRegistrationScene.parameters import scene_parameters

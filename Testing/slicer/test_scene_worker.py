@@ -14,7 +14,7 @@ import pytest
 import slicer
 import vtk
 from DeepRegistrationLib.errors import Cancelled, RegistrationError
-from DeepRegistrationLib.worker_client import WorkerClient
+from DeepRegistrationLib.worker.client import WorkerClient
 from DeepRegistrationScene.logic import SceneLogic
 from DeepRegistrationScene.parameters import scene_parameters
 from DeepRegistrationScene.transform_nodes import read_displacement

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from DeepRegistrationLib.frame import Frame
-from DeepRegistrationLib.worker_client import Convert, Finished, WorkerClient
+from DeepRegistrationLib.worker.client import Convert, Finished, WorkerClient
 from scene_support import frame, points_of
 
 FIXED = frame((28, 26, 20), (2.0, 2.2, 2.9), (-33.0, 24.0, -20.0), (0.3, 1.0, 0.2), 17, flip=1)

@@ -14,8 +14,8 @@ import DeepRegistrationLib
 import numpy as np
 import pytest
 from DeepRegistrationLib.errors import InputError, OutputError
-from DeepRegistrationLib.worker_arrays import load_array, save_array
-from DeepRegistrationLib.worker_environment import default_threads
+from DeepRegistrationLib.worker.arrays import load_array, save_array
+from DeepRegistrationLib.worker.environment import default_threads
 
 ENGINE = Path(DeepRegistrationLib.__file__).parents[1]
 

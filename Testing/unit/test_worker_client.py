@@ -19,7 +19,7 @@ from DeepRegistrationLib import register
 from DeepRegistrationLib.field import Field
 from DeepRegistrationLib.frame import Frame, Volume
 from DeepRegistrationLib.transforms import FieldTransform, LinearTransform
-from DeepRegistrationLib.worker_client import (
+from DeepRegistrationLib.worker.client import (
     Cancelled,
     Event,
     Failed,
@@ -30,8 +30,8 @@ from DeepRegistrationLib.worker_client import (
     WorkerBusyError,
     WorkerClient,
 )
-from DeepRegistrationLib.worker_data import described
-from DeepRegistrationLib.worker_process import cause_of_death, clear_stale_folders, python_executable
+from DeepRegistrationLib.worker.data import described
+from DeepRegistrationLib.worker.process import cause_of_death, clear_stale_folders, python_executable
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="signals and limits as POSIX has them")
 SOLID = Frame.regular((32, 30, 28), (2.0, 2.2, 2.4))
@@ -317,7 +317,7 @@ def test_a_parent_that_ends_takes_the_worker_along(tmp_path: Path) -> None:
         if end and os.name != "posix":
             continue
         code = (
-            "import os, pathlib, sys; from DeepRegistrationLib.worker_client import WorkerClient\n"
+            "import os, pathlib, sys; from DeepRegistrationLib.worker.client import WorkerClient\n"
             "c = WorkerClient(temporary=pathlib.Path(sys.argv[1])); c.start(); print(c.pid, flush=True)\n"
             + end
         )

@@ -26,11 +26,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError, ResourceError
-from .progress import CancelToken, ProgressCallback, Reporter
-from .worker import TaskError
-from .worker_arrays import load_array
-from .worker_data import (
+from ..errors import InputError, ResourceError
+from ..progress import CancelToken, ProgressCallback, Reporter
+from .arrays import load_array
+from .data import (
     Arrays,
     digest_of,
     handed_over,
@@ -39,11 +38,12 @@ from .worker_data import (
     prompt_of,
     volume_of,
 )
-from .worker_environment import default_threads, environment, methods, need_torch
+from .environment import default_threads, environment, methods, need_torch
+from .serve import TaskError
 
 if TYPE_CHECKING:
-    from .registration import Registration
-    from .session import Session
+    from ..registration import Registration
+    from ..session import Session
 
 _MOST_SESSIONS = 2
 _OUTPUTS = ("warped", "jacobian")
@@ -98,8 +98,8 @@ class Tasks:
     def _register(
         self, parameters: dict[str, Any], arrays: Arrays, report: Reporter
     ) -> tuple[str, Registration]:
-        from .inputs import check_overlap, load_inputs
-        from .session import Clock, Session
+        from ..inputs import check_overlap, load_inputs
+        from ..session import Clock, Session
 
         clock = Clock()
         options, device, threads = _options(parameters.get("options", {}))
@@ -140,7 +140,7 @@ class Tasks:
     def _refine(
         self, parameters: dict[str, Any], arrays: Arrays, report: Reporter
     ) -> tuple[str, Registration]:
-        from .inputs import KEEP
+        from ..inputs import KEEP
 
         name = str(parameters.get("session"))
         if name not in self._sessions:
@@ -168,7 +168,7 @@ class Tasks:
 
     def _make_room(self, needed: int) -> None:
         """Let go of old sessions where the memory that is free would not do."""
-        from . import resources
+        from .. import resources
 
         while self._sessions:
             available = resources.available_memory()
@@ -190,7 +190,7 @@ def _options(given: dict[str, Any]) -> tuple[Any, str, int | None]:
     """The session's options, the device and the number of threads."""
     import SimpleITK as sitk
 
-    from .session import Options
+    from ..session import Options
 
     given = dict(given)
     device, threads = given.pop("device", None) or "auto", given.pop("threads", None) or default_threads()

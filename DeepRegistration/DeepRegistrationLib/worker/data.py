@@ -1,4 +1,4 @@
-"""What travels between the worker and its parent, as the engine's types: see `worker_tasks`."""
+"""What travels between the worker and its parent, as the engine's types: see `tasks`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import InputError
-from .frame import Frame
-from .worker_arrays import save_array
+from ..errors import InputError
+from ..frame import Frame
+from .arrays import save_array
 
 if TYPE_CHECKING:
-    from .frame import Volume
-    from .registration import Registration
-    from .transforms import Transform
+    from ..frame import Volume
+    from ..registration import Registration
+    from ..transforms import Transform
 
 Arrays = dict[str, np.ndarray]
 
@@ -63,7 +63,7 @@ def volume_of(role: str, parameters: dict[str, Any], arrays: Arrays, dtype: type
     """
     import torch
 
-    from .frame import Volume
+    from ..frame import Volume
 
     array = arrays[role]
     if array.dtype.kind not in "biuf":
@@ -88,8 +88,8 @@ def initial_transform(parameters: dict[str, Any], arrays: Arrays) -> Transform |
     """
     import torch
 
-    from .field import Field
-    from .transforms import FieldTransform, LinearTransform
+    from ..field import Field
+    from ..transforms import FieldTransform, LinearTransform
 
     if "initial" in arrays:
         frame = _frame("initial", parameters)
@@ -108,7 +108,7 @@ def initial_transform(parameters: dict[str, Any], arrays: Arrays) -> Transform |
 
 def landmark_pairs(given: dict[str, Any] | None) -> tuple[Any, Any]:
     """Pairs (fixed, moving) that are fitted and pairs that are held out; None where there are none."""
-    from .landmarks import Landmarks, as_landmarks
+    from ..landmarks import Landmarks, as_landmarks
 
     if not given or (not given.get("fixed") and not given.get("moving")):
         return None, None
@@ -136,7 +136,7 @@ def handed_over(
     session: str, result: Registration, outputs: Any, folder: Path
 ) -> tuple[dict[str, Any], list[str]]:
     """Write a result's arrays; returns what is said about them and their names."""
-    from .transforms import LinearTransform
+    from ..transforms import LinearTransform
 
     frames: dict[str, Any] = {}
     names: list[str] = []

@@ -8,7 +8,7 @@ out what has happened since the last time. So a panel can call everything from i
     while client.state == "running" or events:
         for event in client.poll(): ...
 
-Tasks, parameters and results: see `worker_tasks`.
+Tasks, parameters and results: see `tasks`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import RegistrationError
-from .worker_arrays import job_folder, load_array, save_array
-from .worker_process import WorkerProcess, cause_of_death, python_executable
+from ..errors import RegistrationError
+from .arrays import job_folder, load_array, save_array
+from .process import WorkerProcess, cause_of_death, python_executable
 
 _PATIENCE = 0.7
 """Seconds a job has to stop by itself after `cancel`; then its process is ended."""
@@ -180,7 +180,7 @@ class WorkerClient:
         until the first `Progress` (a view of an image that is edited meanwhile would be sent half edited).
 
         Args:
-            task, parameters, arrays: see `worker_tasks`.
+            task, parameters, arrays: see `tasks`.
             convert: applied to each array of the result by the thread that reads it, so that whoever polls
                 need not spend the time.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import InputError, OutputError
+from ..errors import InputError, OutputError
 
 NAME = r"[a-z][a-z_]{0,40}"
 """What an array may be called, as a regular expression: never a path."""

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .catalogue import METHODS
-from .errors import InputError
-from .worker import TaskError
+from ..catalogue import METHODS
+from ..errors import InputError
+from .serve import TaskError
 
 
 def need_torch() -> None:
@@ -60,7 +60,7 @@ def environment() -> dict[str, Any]:
     import SimpleITK as sitk
     import torch
 
-    from . import resources
+    from .. import resources
 
     available = resources.available_memory()
     cuda = torch.cuda.is_available()
@@ -103,7 +103,7 @@ def methods() -> dict[str, Any]:
 
 
 def _shipped(method: str, dimension: int) -> dict[str, Any] | None:
-    from .weights import load_weights, shipped_weights
+    from ..weights import load_weights, shipped_weights
 
     path = shipped_weights(method, dimension)
     if path is None:

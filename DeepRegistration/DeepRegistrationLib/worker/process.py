@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 _FOLDER = re.compile(r"deepregistration-(\d+)-\w+")
-_ENGINE = Path(__file__).resolve().parents[1]
+_ENGINE = Path(__file__).resolve().parents[2]
 
 
 def python_executable(executable: str | Path | None = None) -> str:

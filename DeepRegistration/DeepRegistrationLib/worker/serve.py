@@ -5,7 +5,7 @@
 Requests, one a line:
 
 * ``{"id": 3, "task": "register", "parameters": {...}, "arrays": ["fixed", "moving"]}``: the arrays lie in
-  ``FOLDER/job-3/in-fixed.npy`` and so on. Tasks and their parameters: `worker_tasks`.
+  ``FOLDER/job-3/in-fixed.npy`` and so on. Tasks and their parameters: `tasks`.
 * ``{"cancel": 3}``: stop job 3.
 
 Answers: ``{"event": "hello", "pid"}`` first, then for a job any number of ``{"event": "progress", "id",
@@ -32,10 +32,10 @@ import traceback
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .allocator import use_large_heap
-from .errors import Cancelled, InputError, NotAvailableError, OutputError, RegistrationError, ResourceError
-from .progress import CancelToken, Progress
-from .worker_arrays import NAME, job_folder
+from ..allocator import use_large_heap
+from ..errors import Cancelled, InputError, NotAvailableError, OutputError, RegistrationError, ResourceError
+from ..progress import CancelToken, Progress
+from .arrays import NAME, job_folder
 
 MEMORY_LIMIT = "DEEPREGISTRATION_MEMORY_LIMIT_MB"
 """Environment variable: the most memory (address space) the worker may take, on systems that can limit it."""
@@ -120,7 +120,7 @@ class Worker:
         progress = _Throttled(lambda line: self._send({"event": "progress", "id": number, **line}))
         try:
             if self._tasks is None:
-                from .worker_tasks import Tasks
+                from .tasks import Tasks
 
                 self._tasks = Tasks()
             folder = job_folder(self._root, number)
@@ -192,7 +192,7 @@ def _kind(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "memory"
     if "torch" in sys.modules:
-        from .resources import is_out_of_memory
+        from ..resources import is_out_of_memory
 
         return "memory" if is_out_of_memory(error) else "internal"
     return "internal"
@@ -225,10 +225,3 @@ def main() -> int:
     use_large_heap()
     Worker(requests, answers, Path(sys.argv[1]).resolve()).serve()
     return 0
-
-
-if __name__ == "__main__":
-    # as a module of its package, so that its exceptions are the package's
-    from DeepRegistrationLib.worker import main as serve
-
-    sys.exit(serve())
