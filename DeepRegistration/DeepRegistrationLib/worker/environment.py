@@ -11,7 +11,7 @@ import numpy as np
 
 from ..catalogue import METHODS
 from ..errors import InputError
-from .serve import TaskError
+from .failures import TaskError
 
 
 def need_torch() -> None:

@@ -33,31 +33,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from ..allocator import use_large_heap
-from ..errors import Cancelled, InputError, NotAvailableError, OutputError, RegistrationError, ResourceError
+from ..errors import Cancelled, RegistrationError
 from ..progress import CancelToken, Progress
 from .arrays import NAME, job_folder
+from .failures import KINDS
 
 MEMORY_LIMIT = "DEEPREGISTRATION_MEMORY_LIMIT_MB"
 """Environment variable: the most memory (address space) the worker may take, on systems that can limit it."""
 
 _LONGEST_LINE = 16 << 20
 _PROGRESS_INTERVAL = 0.03
-
-KINDS: dict[type[RegistrationError], str] = {
-    InputError: "input",
-    NotAvailableError: "not-available",
-    ResourceError: "resource",
-    OutputError: "output",
-}
-"""How a failure is called, by the engine's exception."""
-
-
-class TaskError(RegistrationError):
-    """A failure with a kind of its own, such as ``unknown-session`` or ``no-torch``."""
-
-    def __init__(self, sentence: str, kind: str) -> None:
-        super().__init__(sentence)
-        self.kind = kind
 
 
 class Worker:

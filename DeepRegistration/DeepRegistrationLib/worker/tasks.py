@@ -39,7 +39,7 @@ from .data import (
     volume_of,
 )
 from .environment import default_threads, environment, methods, need_torch
-from .serve import TaskError
+from .failures import TaskError
 
 if TYPE_CHECKING:
     from ..registration import Registration
