@@ -9,7 +9,8 @@ import sys
 SWITCH = "DEEPREGISTRATION_ALLOCATOR"
 """Environment variable; ``system`` leaves the allocator alone."""
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # names of mallopt's parameters in malloc.h
+# names of mallopt's parameters in malloc.h
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
 _LARGEST = 2**31 - 1
 _PAD = 256 << 20
 
@@ -26,8 +27,23 @@ def use_large_heap() -> bool:
     """
     if not sys.platform.startswith("linux") or os.environ.get(SWITCH) == "system":
         return False
+    return _set((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST), (_TOP_PAD, _PAD))
+
+
+def map_large_blocks() -> bool:
+    """Hand arrays of 32 MB and more back to the system when they are freed, for images so large that the
+    holes they leave in a heap would matter more than time. The whole process's, as `use_large_heap`.
+
+    Returns:
+        Whether anything was set.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    return _set((_MMAP_THRESHOLD, 32 << 20), (_MMAP_MAX, 1 << 16))
+
+
+def _set(*settings: tuple[int, int]) -> bool:
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return False
-    settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, _LARGEST), (_TOP_PAD, _PAD))
     return all(library.mallopt(name, value) == 1 for name, value in settings)

@@ -38,7 +38,7 @@ METHODS: dict[str, MethodText] = {
         "DIO",
         "Describes every place of both images by its surroundings and moves like onto like, step by step.",
         "The steps follow the similarity, landmarks and structures you chose, nothing hidden; whether the "
-        "result may fold depends on the representation.",
+        "result may fold depends on the kind of transform.",
         "Jena, Chaudhari, Gee: Deep implicit optimization enables robust learnable features for deformable "
         "image registration. Medical Image Analysis 103, 2025 (arXiv 2406.07361)",
     ),
@@ -53,7 +53,7 @@ METHODS: dict[str, MethodText] = {
         "SITReg",
         "A trained network proposes both directions at once; the proposal is then refined on your images.",
         "The network's proposal is invertible, without folds, and the same whichever volume is the fixed "
-        "one, up to rounding and interpolation; what refinement adds depends on the representation.",
+        "one, up to rounding and interpolation; what refinement adds depends on the kind of transform.",
         "Honkamaa, Marttinen: SITReg: multi-resolution architecture for symmetric, inverse consistent, and "
         "topology preserving image registration. MELBA 2024 (arXiv 2303.10211)",
     ),
@@ -92,11 +92,11 @@ REPRESENTATIONS: dict[str, ChoiceText] = {
         "B-spline", "A smooth map from control points every few millimetres; bounded so that it cannot fold."
     ),
     "stationary-velocity": ChoiceText(
-        "Stationary velocity", "A smooth flow with a constant velocity field: no folds, and an exact inverse."
+        "Stationary velocity", "A steady smooth flow: no folds, and the inverse is the flow backwards."
     ),
     "geodesic": ChoiceText(
         "Geodesic",
-        "Large-deformation shooting (LDDMM): the shortest smooth path, from one initial momentum.",
+        "The shortest smooth path from one shape to the other (LDDMM): for large changes; the slowest.",
     ),
     "diffeomorphic": ChoiceText(
         "Diffeomorphic",
@@ -104,7 +104,7 @@ REPRESENTATIONS: dict[str, ChoiceText] = {
     ),
     "neural-field": ChoiceText(
         "Neural field",
-        "A small neural network of the position: compact and smooth, though folds are not excluded.",
+        "A small neural network gives the displacement at each point: smooth, but folds are not excluded.",
     ),
 }
 

@@ -97,7 +97,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_register, _evaluate, _apply, _methods, _train, _demo):
+    for add in (_register, _batch, _template, _evaluate, _apply, _methods, _train, _demo):
         add(commands)
     return parser
 
@@ -120,29 +120,109 @@ def _register(commands: argparse._SubParsersAction) -> None:
     )
     _files(parser, "--fixed", "--moving", required=True)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    _choices(parser)
+    _prompts(parser)
+    _features(parser)
+    _machine(parser, "all")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say how large the working grid and the files would be and how much memory a run takes; write "
+        "nothing",
+    )
+    _voice(parser)
+
+
+def _batch(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands,
+        "batch",
+        "register many pairs",
+        "The table's columns are register's options (fixed, moving, fixed_labels, method, ...) and name; "
+        "options given here are for the rows that do not say otherwise. Without a table, --fixed and "
+        "--moving FOLDER or 'folder/*.nii.gz' register many images with one. Writes a folder per pair, "
+        "summary.csv and summary.html.",
+    )
+    parser.add_argument("table", nargs="?", metavar="PAIRS.csv", help="a row per pair; paths relative to it")
+    _files(parser, "--fixed")
+    parser.add_argument("--moving", nargs="+", metavar="FILE", help="images, a folder of them, or a pattern")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    _hands(parser)
+    _choices(parser)
+    _prompts(parser)
+    _features(parser)
+    _machine(parser, "1 for each pair")
+    _voice(parser)
+
+
+def _template(commands: argparse._SubParsersAction) -> None:
+    parser = _command(
+        commands,
+        "template",
+        "average many images, their shape as their intensities",
+        "Registers every image to the average again and again. Writes template-0.nii.gz (affinely aligned), "
+        "template-1.nii.gz, ..., and maps/NAME.h5, which resamples an image onto the last template.",
+    )
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="images, a folder of them, or a pattern")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--iterations", type=int, default=4, metavar="N", help="after the affine (default: 4)"
+    )
+    parser.add_argument(
+        "--labels", metavar="PATTERN", help="label images: a folder with the same names, or 'labels*.nii.gz'"
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the results of each registration as well")
+    _hands(parser)
+    _choices(parser)
+    _machine(parser, "1 for each image")
+    _voice(parser)
+
+
+def _hands(parser: argparse.ArgumentParser) -> None:
+    """Who does the work of a cohort."""
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="processes (default: as processors and memory allow)"
+    )
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, or its scheduler file")
+    parser.add_argument("--resume", action="store_true", help="go on; what is finished stays")
+
+
+def _choices(parser: argparse.ArgumentParser) -> None:
     _choice(parser, "--method", METHODS, "dio")
     _choice(parser, "--representation", REPRESENTATIONS, "diffeomorphic")
     _choice(parser, "--similarity", SIMILARITIES, "auto")
     _choice(parser, "--preset", PRESETS, "balanced")
     _choice(parser, "--linear", LINEAR, "affine")
+    _files(parser, "--weights", what="trained weights of the method (default: those that come with it)")
+
+
+def _prompts(parser: argparse.ArgumentParser) -> None:
     _files(parser, "--fixed-landmarks", "--moving-landmarks", what=".mrk.json, .fcsv or .csv")
     _files(parser, "--fixed-labels", "--moving-labels", what="label image")
     _files(parser, "--fixed-mask", "--moving-mask", what="image, not zero where the other image counts")
     _files(parser, "--initial", what="transform to start from, fixed to moving points")
-    _files(parser, "--weights", what="trained weights of the method (default: those that come with it)")
+
+
+def _features(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--features",
         action="store_true",
         help="also write what the method's network sees: features_fixed.nii.gz, features_moving.nii.gz",
     )
+
+
+def _machine(parser: argparse.ArgumentParser, threads: str) -> None:
     _choice(parser, "--device", DEVICES, "auto")
-    parser.add_argument("--threads", type=int, metavar="N", help="processor threads (default: all)")
+    parser.add_argument("--threads", type=int, metavar="N", help=f"processor threads (default: {threads})")
     parser.add_argument(
         "--seed", type=int, default=0, metavar="N", help="for representations that start at random"
     )
     parser.add_argument(
         "--output-spacing", type=float, metavar="MM", help="of the written transforms (default: the images')"
     )
+
+
+def _voice(parser: argparse.ArgumentParser) -> None:
     quiet = parser.add_mutually_exclusive_group()
     quiet.add_argument("--quiet", action="store_true", help="print nothing but errors")
     quiet.add_argument(
@@ -195,7 +275,11 @@ def _train(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--data",
         metavar="SPEC",
-        help="a folder with images/ (and labels/) or pairs.csv, or generated:shapes, generated:squares",
+        help="a folder with images/ (and labels/) or pairs.csv; or pairs that are made up: "
+        "'generated:NAME?option=value&option=value'. anatomy: bodies of many kinds, deformed by known maps, "
+        "at any contrast (size, contrast=same|different|mixed, "
+        "body=any|head|trunk|limb|gland|abstract, strength and affine: of the deformation, labels and "
+        "landmarks: how many); shapes (size, pairs=any|same, hollow, edge); squares (size, side, apart)",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")

@@ -8,7 +8,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from .errors import InputError
-from .file_checks import quiet_itk
+from .file_checks import itk_name, quiet_itk
 
 _POSITION = "0020|0032"
 _TOLERANCE = 0.25  # of the slice distance
@@ -24,8 +24,8 @@ def read_dicom_folder(folder: Path) -> sitk.Image:
             unevenly spaced or tilted.
     """
     with quiet_itk():
-        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-        names = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series]
+        series = sitk.ImageSeriesReader.GetGDCMSeriesIDs(itk_name(folder))
+        names = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(itk_name(folder), uid) for uid in series]
     if not names:
         raise InputError(f"The folder {folder} has no DICOM images in it.")
     stacks = [files for files in names if len(files) > 1] if len(names) > 1 else names

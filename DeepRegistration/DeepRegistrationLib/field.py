@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,11 +36,16 @@ class Field:
     @classmethod
     def from_mm(cls, displacement: Tensor, frame: Frame) -> Field:
         """From vectors (*frame.shape, d) in LPS mm."""
-        return cls(_linear_part(frame.world_to_normalised, displacement), frame)
+        return cls(linear_part(frame.world_to_normalised, displacement), frame)
 
     def mm(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The displacement as vectors (*frame.shape, d) in LPS mm."""
-        return _linear_part(self.frame.normalised_to_world, self.displacement.to(dtype))
+        return linear_part(self.frame.normalised_to_world, self.displacement.to(dtype))
+
+    def mm_slabs(self) -> Iterator[Tensor]:
+        """`mm` on the CPU, a few rows of the first axis at a time."""
+        for window in self.frame.slabs():
+            yield linear_part(self.frame.normalised_to_world, self.displacement[window].float()).cpu()
 
     def magnitude_mm(self) -> Tensor:
         """Length of each displacement in mm, (*frame.shape)."""
@@ -59,12 +65,23 @@ class Field:
         """The same map sampled on another frame."""
         if frame == self.frame:
             return self
-        device = self.displacement.device
+        return Field(torch.cat([self._on(frame, window) for window in frame.slabs()]), frame)
+
+    def pulled(self, frame: Frame, source: Frame) -> Iterator[tuple[tuple[slice], Tensor]]:
+        """Where this map takes a frame's voxels, slab by slab: the window, and its points (*T, d) in
+        normalised coordinates of `source`, on the field's device."""
+        matrix = source.world_to_normalised @ frame.normalised_to_world
+        for window in frame.slabs():
+            points = frame.grid(self.displacement.device, window=window)
+            yield window, apply_matrix(matrix, points.add_(self._on(frame, window)))
+
+    def _on(self, frame: Frame, window: tuple[slice]) -> Tensor:
+        """Displacement at the voxels of a window of a frame, that frame's normalised units."""
+        if frame == self.frame:
+            return self.displacement[window]
         to_self = self.frame.world_to_normalised @ frame.normalised_to_world
-        here = apply_matrix(to_self, frame.grid(device))
-        return Field(
-            _linear_part(frame.world_to_normalised @ self.frame.normalised_to_world, self.at(here)), frame
-        )
+        here = apply_matrix(to_self, frame.grid(self.displacement.device, window=window))
+        return linear_part(frame.world_to_normalised @ self.frame.normalised_to_world, self.at(here))
 
     def inverse(
         self,
@@ -91,7 +108,7 @@ class Field:
         )
         v, error = self.inverse_at(points, tolerance, max_iterations, start)
         linear = frame.world_to_normalised @ self.frame.normalised_to_world
-        return Field(v if frame == self.frame else _linear_part(linear, v), frame), error
+        return Field(v if frame == self.frame else linear_part(linear, v), frame), error
 
     def inverse_at(
         self, points: Tensor, tolerance: float = 0.01, max_iterations: int = 50, start: Field | None = None
@@ -182,7 +199,7 @@ def _determinant(columns: list[Tensor]) -> Tensor:
     )
 
 
-def _linear_part(matrix, vectors: Tensor) -> Tensor:
+def linear_part(matrix: np.ndarray, vectors: Tensor) -> Tensor:
     """Apply the linear part of a homogeneous matrix to vectors (..., d)."""
     m = torch.as_tensor(matrix, dtype=vectors.dtype, device=vectors.device)
     d = vectors.shape[-1]

@@ -15,6 +15,7 @@ to the worker process on a machine where torch is missing or broken.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -26,6 +27,9 @@ from .errors import InputError
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+_SLAB = 1 << 20
+"""Voxels in a slab, about: coordinates and what is read there take some hundred bytes each."""
 
 
 @dataclass(frozen=True)
@@ -135,19 +139,43 @@ class Frame:
         """Whether each world point (..., d) lies in the box; (...) bool."""
         return (apply_matrix(self.world_to_normalised, points).abs() <= 1).all(-1)
 
-    def grid(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Tensor:
-        """Normalised coordinates of every voxel centre, (*shape, d), float32 unless said otherwise."""
+    def grid(
+        self,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        window: tuple[slice, ...] = (),
+    ) -> Tensor:
+        """Normalised coordinates of every voxel centre, (*shape, d), float32 unless said otherwise; with a
+        window (slices of the array's first axes) only of those in it."""
         import torch
 
-        axes = [(2 * torch.arange(n, device=device, dtype=torch.float64) + 1) / n - 1 for n in self.shape]
-        return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], -1).to(dtype or torch.float32)
+        windows = (*window, *(slice(None),) * (self.dimension - len(window)))
+        axes = [
+            ((2 * torch.arange(n, device=device, dtype=torch.float64) + 1) / n - 1)[w].to(
+                dtype or torch.float32
+            )
+            for n, w in zip(self.shape, windows, strict=True)
+        ]
+        return torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], -1)
 
-    def points(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> Tensor:
-        """World position of every voxel centre, (*shape, d), LPS mm, float64 unless said otherwise."""
+    def points(
+        self,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        window: tuple[slice, ...] = (),
+    ) -> Tensor:
+        """World position of every voxel centre, (*shape, d), LPS mm, float64 unless said otherwise; window as
+        for `grid`."""
         import torch
 
-        points = apply_matrix(self.normalised_to_world, self.grid(device, torch.float64))
+        points = apply_matrix(self.normalised_to_world, self.grid(device, torch.float64, window))
         return points if dtype is None else points.to(dtype)
+
+    def slabs(self) -> Iterator[tuple[slice]]:
+        """Windows along the array's first axis that cover the frame, small enough to work on whole."""
+        rows = max(1, _SLAB * self.shape[0] // self.voxels)
+        for start in range(0, self.shape[0], rows):
+            yield (slice(start, min(self.shape[0], start + rows)),)
 
     def resized(self, size: tuple[int, ...]) -> Frame:
         """The same box cut into `size` voxels (x, y, z): normalised coordinates are unchanged."""

@@ -28,7 +28,7 @@ def invert_at(
 ) -> tuple[Tensor, float]:
     """Solve v(y) = -u(y + v(y)) at points y.
 
-    Fixed-point iteration (METHODS: SITReg's inversion layer), each point only until it is solved. Where
+    Fixed-point iteration, each point only until it is solved. Where
     the map compresses so much that this does not contract, damped Newton steps go on.
 
     Args:

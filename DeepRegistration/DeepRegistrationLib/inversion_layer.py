@@ -2,7 +2,9 @@
 
 Honkamaa and Marttinen, SITReg (MELBA 2024, arXiv 2303.10211): the inverse is the fixed point
 of a contraction, found by Anderson acceleration; its derivative follows from the implicit function
-theorem and is a fixed point too.
+theorem and is a fixed point too. Both are as many small systems as there are voxels, none of which looks at
+another's unknowns, so the acceleration has weights for each voxel where the paper's are the whole image's:
+at the bound of the control points it then takes half the iterations.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ from torch.autograd.function import once_differentiable
 
 from .interpolation import read_at, voxel_centres
 
-_DAMPING = 1e-6
-"""Added to the diagonal of the changes' Gram matrix, of which the entries are cosines."""
+_DEPENDENT = 1e-4
+"""A direction of which less than this is new, as a share of its square, is left out."""
 
 Watch = Callable[[], None]
 """Called at every iteration; it may raise, as a cancelled `Reporter` does."""
@@ -47,14 +49,15 @@ class Inversion:
         backward_tolerance: of the derivative's iteration, relative, Euclidean.
         most: iterations at most, in either direction.
         least: iterations at least.
-        memory: iterates that Anderson acceleration combines; 1 is the plain iteration.
+        memory: iterates that Anderson acceleration combines; 1 is the plain iteration, and more than
+            d + 1 bring nothing.
     """
 
     tolerance: float = 0.01
     backward_tolerance: float = 0.01
     most: int = 50
     least: int = 2
-    memory: int = 4
+    memory: int = 3
 
 
 def inverse_displacement(
@@ -96,14 +99,14 @@ def fixed_point(
     tolerance: float,
     watch: Watch | None = None,
 ) -> FixedPoint:
-    """x = g(x) by Anderson acceleration (type II, no relaxation), each item of the batch by itself.
+    """x = g(x), each point's d equations apart from the others', by Anderson acceleration (type II).
 
     The next iterate is the combination of the last images g(x_i), weights summing to one, for which the
     same combination of the changes g(x_i) - x_i is smallest. One criterion stops the whole batch.
 
     Args:
-        function: g, of (B, ...) to (B, ...).
-        start: x_0; the first two steps are plain.
+        function: g, of (..., d) to (..., d).
+        start: x_0; the first step is plain.
         error: of a change and the image it led to; below `tolerance` the iteration ends.
     """
     images: list[Tensor] = []
@@ -118,25 +121,37 @@ def fixed_point(
         if (left < tolerance and iteration >= settings.least) or iteration == settings.most:
             break
         images, changes = [*images, image][-settings.memory :], [*changes, change][-settings.memory :]
-        x = image if len(images) < 2 else _combined(images, changes)
+        x = _combined(images, changes)
     return FixedPoint(image, iteration, left)
 
 
 def _combined(images: list[Tensor], changes: list[Tensor]) -> Tensor:
-    """The weighted mean of the images whose weighted mean change is smallest."""
-    m = len(images)
-    flat = [c.flatten(1) for c in changes]
-    gram = torch.stack([torch.stack([(p * q).sum(1) for q in flat], 1) for p in flat], 1).double()
-    # scaled by the changes' lengths: any tolerance is within reach, and an item may be solved already
-    length = gram.diagonal(dim1=1, dim2=2).sqrt().clamp_min(1e-100)
-    gram = gram / (length[:, :, None] * length[:, None, :])
-    gram = gram + _DAMPING * torch.eye(m, dtype=gram.dtype, device=gram.device)
-    weights = torch.linalg.solve(gram, 1 / length) / length
-    weights = (weights / weights.sum(1, keepdim=True)).to(images[0].dtype)
-    total = torch.zeros_like(images[0])
-    for k, image in enumerate(images):
-        total.addcmul_(image, weights[:, k].view(-1, *(1,) * (image.ndim - 1)))
-    return total
+    """At each point the mean of the images whose mean change is smallest, by Gram and Schmidt's way.
+
+    Every older iterate gives a direction: how the change would alter, and with it the image. Latest first,
+    each is made orthogonal to those before it and takes its share out of what is left of the change.
+    """
+    image, left = images[-1].clone(), changes[-1].clone()
+    taken: list[tuple[Tensor, Tensor, Tensor]] = []
+    for older, changed in zip(images[-2::-1], changes[-2::-1], strict=True):
+        direction, along = changed - changes[-1], older - images[-1]
+        whole = _dot(direction, direction)
+        for other, its_along, its_square in taken:
+            share = _dot(direction, other) / its_square
+            direction.addcmul_(share, other, value=-1)
+            along.addcmul_(share, its_along, value=-1)
+        square = _dot(direction, direction)
+        new = square > _DEPENDENT * whole
+        square = torch.where(new, square, 1.0)
+        share = torch.where(new, _dot(left, direction) / square, 0.0)
+        image.addcmul_(share, along, value=-1)
+        left.addcmul_(share, direction, value=-1)
+        taken.append((direction.mul_(new), along.mul_(new), square))
+    return image
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).sum(-1, keepdim=True)
 
 
 class _Inverse(torch.autograd.Function):

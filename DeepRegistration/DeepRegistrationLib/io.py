@@ -6,6 +6,9 @@ Landmarks are in landmarks.py, transforms in transform_files.py.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ import torch
 from .atomic import atomic_path
 from .dicom_folder import read_dicom_folder
 from .errors import InputError, OutputError, ResourceError
-from .file_checks import check_file, quiet_itk
+from .file_checks import check_file, itk_name, quiet_itk
 from .frame import Frame, Volume
 
 Source = str | Path | sitk.Image
@@ -42,6 +45,27 @@ def read_volume(source: Source, device: torch.device | str = "cpu") -> Volume:
     """
     image, name = _load(source, None)
     return Volume(_float_data(image, name).to(device), _frame(image, name))
+
+
+def read_frame(source: Source) -> Frame:
+    """The lattice of a grey-value image; a file's voxels are verified, but not kept.
+
+    Raises:
+        InputError: as `read_volume`, but for voxels that only reading them all shows.
+    """
+    if isinstance(source, sitk.Image) or os.path.isdir(source):
+        image, name = _load(source, None)
+        return _frame(image, name)
+    path = Path(source)
+    check_file(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(itk_name(path))
+    with _explained(path), quiet_itk():
+        reader.ReadImageInformation()
+        _check_kind(reader, str(path), None)
+    if reader.GetDimension() == 4:
+        return read_volume(path).frame
+    return _frame(reader, str(path))
 
 
 def read_labels(source: Source, component: int | None = None) -> Volume:
@@ -92,7 +116,7 @@ def check_contrast(volume: Volume, role: str) -> None:
         raise InputError(f"The {role} image has the same value everywhere, so there is nothing to align.")
 
 
-def frame_from_sitk(image: sitk.Image) -> Frame:
+def frame_from_sitk(image: sitk.Image | sitk.ImageFileReader) -> Frame:
     """The lattice of a SimpleITK image; raises InputError when its geometry is not usable."""
     d = image.GetDimension()
     direction = np.asarray(image.GetDirection()).reshape(d, d)
@@ -158,7 +182,7 @@ def write_volume(volume: Volume | sitk.Image, path: str | Path, labels: bool = F
 def write_image(image: sitk.Image, path: Path, compress: bool) -> None:
     """Write through ITK inside an `atomic_path`; raises RuntimeError unless the whole file is there."""
     writer = sitk.ImageFileWriter()
-    writer.SetFileName(str(path))
+    writer.SetFileName(itk_name(path))
     writer.SetUseCompression(compress)
     # Level 1 takes half the time of the default for NRRD and MetaImage; NIfTI has no levels.
     writer.SetCompressionLevel(1)
@@ -183,7 +207,7 @@ def _load(source: Source, component: int | None) -> tuple[sitk.Image, str]:
     if isinstance(source, sitk.Image):
         return _single(source, "The image", component), "The image"
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # which takes names of any length
         image = read_dicom_folder(path)
     else:
         check_file(path)
@@ -193,14 +217,20 @@ def _load(source: Source, component: int | None) -> tuple[sitk.Image, str]:
 
 def _read_file(path: Path, component: int | None) -> sitk.Image:
     reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader.SetFileName(itk_name(path))
+    with _explained(path), quiet_itk():
+        reader.ReadImageInformation()
+        # Refuse before the voxels are loaded: a 4-D file can be larger than the memory.
+        _check_kind(reader, str(path), component)
+        return reader.Execute()
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What ITK says of a file it cannot read, in a sentence."""
     try:
-        with quiet_itk():
-            reader.ReadImageInformation()
-            # Refuse before the voxels are loaded: a 4-D file can be larger than the memory.
-            _check_kind(reader, str(path), component)
-            return reader.Execute()
-    except RuntimeError as error:
+        yield
+    except (RuntimeError, UnicodeDecodeError) as error:  # the latter where ITK quotes the file's bytes
         if "orthonormal" in str(error):
             raise InputError(
                 f"{path} has a sheared geometry; resample it onto a regular grid first."
@@ -264,7 +294,7 @@ def _refuse_non_finite(array: np.ndarray, name: str) -> None:
         raise InputError(f"{name} has {bad} voxels that are not finite numbers (NaN or infinite).")
 
 
-def _frame(image: sitk.Image, name: str) -> Frame:
+def _frame(image: sitk.Image | sitk.ImageFileReader, name: str) -> Frame:
     try:
         return frame_from_sitk(image)
     except InputError as error:

@@ -19,6 +19,9 @@ from .errors import InputError, OutputError
 
 Points = list[list[float]]
 
+_DAMAGED = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, csv.Error)
+"""What the parsers below trip over in a damaged file."""
+
 _SCHEMA = (
     "https://raw.githubusercontent.com/slicer/slicer/master/Modules/Loadable/Markups/Resources/Schema/"
     "markups-schema-v1.0.3.json#"
@@ -43,7 +46,7 @@ def read_points(path: Path) -> tuple[Points, tuple[str, ...]]:
         raise InputError(f"{path} does not exist.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be opened: {error.strerror}.") from error
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+    except _DAMAGED as error:
         raise InputError(f"{path} is not a landmark file that can be read, or it is damaged.") from error
     return points, tuple(labels)
 

@@ -172,7 +172,7 @@ def inverse_consistency(forward: Field, inverse: Field, stride: int = 1) -> dict
     """
     shape, device = forward.frame.shape, forward.displacement.device
     thin = (slice(None, None, stride),) * len(shape)
-    grid = forward.frame.grid(device)[thin]
+    grid = forward.frame.grid(device, window=thin)
     there = grid + forward.displacement[thin].to(grid)
     to_inverse = inverse.frame.world_to_normalised @ forward.frame.normalised_to_world
     back = forward.frame.world_to_normalised @ inverse.frame.normalised_to_world

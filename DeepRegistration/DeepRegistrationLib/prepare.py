@@ -76,11 +76,12 @@ def resampled(volume: Volume, frame: Frame, nearest: bool = False) -> Volume:
     if volume.frame.same_lattice(frame):
         return Volume(volume.data, frame)
     matrix = volume.frame.world_to_normalised @ frame.normalised_to_world
-    points = apply_matrix(matrix, frame.grid(volume.data.device))
     mode = "nearest" if nearest else "bilinear"
-    inside = (points.abs() <= 1).all(-1)
-    data = sample(volume.data[None].float(), points, mode=mode)[0] * inside
-    return Volume(data, frame)
+    values, parts = volume.data[None].float(), []
+    for window in frame.slabs():
+        points = apply_matrix(matrix, frame.grid(values.device, window=window))
+        parts.append(sample(values, points, mode=mode)[0].mul_((points.abs() <= 1).all(-1)))
+    return Volume(torch.cat(parts, 1), frame)
 
 
 def overlap_share(fixed: Frame, moving: Frame) -> float:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from .errors import InputError
 from .frame import Frame
 from .objectives import SIMILARITIES, LocalNCC, Similarity, similarity_by_name
-from .solver import Scale, Settings, scale_frame
+from .sizes import FINEST_VOXELS, finest_size
+from .solver import Scale, Settings
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,9 @@ class Preset:
 
 
 PRESETS = {
-    "fast": Preset(1_600_000, (40, 20, 8), 7),
-    "balanced": Preset(8_000_000, (100, 60, 14), 7, scratch_steps=25),
-    "accurate": Preset(8_000_000, (150, 100, 25), 8, (2.0, 1.5, 1.0), 0.1, 50, 100),
+    "fast": Preset(FINEST_VOXELS["fast"], (40, 20, 8), 7),
+    "balanced": Preset(FINEST_VOXELS["balanced"], (100, 60, 14), 7, scratch_steps=25),
+    "accurate": Preset(FINEST_VOXELS["accurate"], (150, 100, 25), 8, (2.0, 1.5, 1.0), 0.1, 50, 100),
 }
 
 _CROSS_CONTRAST = ("mind", "nmi")
@@ -70,10 +71,7 @@ def preset_by_name(name: str) -> Preset:
 
 def finest_frame(preset: Preset, frame: Frame) -> Frame:
     """The working frame, coarsened where it has more voxels than the preset wants to move."""
-    factor = 1.0
-    while scale_frame(frame, factor, Settings.smallest).voxels > preset.finest_voxels:
-        factor *= 1.02
-    return scale_frame(frame, factor, Settings.smallest)
+    return frame.resized(finest_size(frame.size, frame.spacing, preset.finest_voxels))
 
 
 def settings_for(preset: Preset, representation: str, similarity: str) -> Settings:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .field import Field
-from .frame import Frame, Volume, apply_matrix
+from .frame import Frame, Volume
 from .inputs import Inputs
 from .interpolation import sample
 from .metrics import (
@@ -67,10 +67,12 @@ def label_numbers(warped: Volume, fixed: Volume, values: tuple[int, ...]) -> dic
 
 def warped_labels(labels: Volume, field: Field, frame: Frame) -> Volume:
     """Labels carried onto a frame by nearest neighbour; 0 outside their box."""
-    matrix = labels.frame.world_to_normalised @ frame.normalised_to_world
-    points = apply_matrix(matrix, frame.grid().add_(field.resampled(frame).displacement.cpu()))
-    data = sample(labels.data[None].float().cpu(), points, padding="zeros", mode="nearest")[0]
-    return Volume(data.round().to(torch.int32), frame)
+    values = labels.data[None].float().cpu()
+    parts = [
+        sample(values, points.cpu(), padding="zeros", mode="nearest")[0].round().to(torch.int32)
+        for _, points in field.pulled(frame, labels.frame)
+    ]
+    return Volume(torch.cat(parts, 1), frame)
 
 
 class Untouched:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,11 @@ import torch
 from .atomic import write_text
 from .errors import OutputError
 from .field import Field
-from .frame import Frame, Volume, apply_matrix
+from .frame import Frame, Volume
 from .interpolation import sample
 from .io import write_volume
 from .jacobian import determinant_slabs
-from .transform_files import linear_to_sitk, write_displacement, write_transform
+from .transform_files import linear_to_sitk, write_displacement_slabs, write_transform
 from .transforms import LinearTransform, Transform
 
 OUTPUTS = ("forward.h5", "inverse.h5", "warped.nii.gz", "quality.json")
@@ -29,16 +29,44 @@ FEATURE_OUTPUTS = ("features_fixed.nii.gz", "features_moving.nii.gz")
 
 
 @contextmanager
-def _staged(target: Path) -> Iterator[Path]:
-    """A hidden name beside `target`, moved there when all goes well, removed otherwise."""
-    hidden = target.with_name(f".{uuid.uuid4().hex[:12]}-{target.name}")
+def _staged(targets: Sequence[Path]) -> Iterator[list[Path]]:
+    """Hidden names beside `targets`, all moved there when all goes well, otherwise none.
+
+    Raises:
+        OutputError: one could not be moved; those before it are moved back.
+    """
+    key = uuid.uuid4().hex[:12]
+    hidden = [target.with_name(f".{key}-{target.name}") for target in targets]
+    older = [target.with_name(f".{key}-older-{target.name}") for target in targets]
+    moved: list[int] = []
+    done = False
     try:
         yield hidden
-        os.replace(hidden, target)
+        for k, target in enumerate(targets):
+            if target.exists():
+                os.replace(target, older[k])
+            moved.append(k)
+            os.replace(hidden[k], target)
+        done = True
     except OutputError as error:
-        raise OutputError(str(error).replace(str(hidden), str(target))) from error
+        text = str(error)
+        for name, target in zip(hidden, targets, strict=True):
+            text = text.replace(str(name), str(target))
+        raise OutputError(text) from error
+    except OSError as error:
+        target = targets[moved[-1] if moved else 0]
+        raise OutputError(f"{target} could not be written: {error.strerror}.") from error
     finally:
-        hidden.unlink(missing_ok=True)
+        with suppress(OSError):
+            for k in moved:
+                if not done:  # what was there before comes back
+                    targets[k].unlink(missing_ok=True)
+                    if older[k].exists():
+                        os.replace(older[k], targets[k])
+                older[k].unlink(missing_ok=True)
+        for path in hidden:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -102,9 +130,10 @@ class Registration:
         except OSError as error:
             raise OutputError(f"The folder {directory} cannot be created: {error.strerror}.") from error
         try:
-            with ExitStack() as stack:
-                for name, write in self._writers().items():
-                    write(stack.enter_context(_staged(directory / name)))
+            writers = self._writers()
+            with _staged([directory / name for name in writers]) as staged:
+                for write, path in zip(writers.values(), staged, strict=True):
+                    write(path)
         except BaseException:
             if created:
                 with suppress(OSError):
@@ -130,7 +159,7 @@ class Registration:
         if isinstance(transform, LinearTransform):
             write_transform(linear_to_sitk(transform.matrix.cpu().numpy()), path)
         else:
-            write_displacement(field.mm().cpu(), field.frame, path)
+            write_displacement_slabs(field.mm_slabs(), field.frame, path)
 
 
 def warped_volume(moving: Volume, field: Field, frame: Frame) -> Volume:
@@ -138,10 +167,10 @@ def warped_volume(moving: Volume, field: Field, frame: Frame) -> Volume:
 
     Linear interpolation; outside the moving box the value is 0, or the image's minimum if that is lower.
     """
-    device = moving.data.device
-    matrix = moving.frame.world_to_normalised @ frame.normalised_to_world
-    points = apply_matrix(matrix, frame.grid(device).add_(field.resampled(frame).displacement.to(device)))
     fill = min(0.0, float(moving.data.min()))
-    data = sample(moving.data[None], points)[0]
-    outside = (points.abs() > 1).any(-1)
-    return Volume(data.masked_fill_(outside, fill), frame)
+    data = moving.data.new_empty(moving.channels, *frame.shape)
+    for window, points in field.pulled(frame, moving.frame):
+        points = points.to(data.device)
+        outside = (points.abs() > 1).any(-1)
+        data[:, window[0]] = sample(moving.data[None], points)[0].masked_fill_(outside, fill)
+    return Volume(data, frame)

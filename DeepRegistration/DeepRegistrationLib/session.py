@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from . import resources
-from .errors import InputError
+from .errors import InputError, ResourceError
 from .field import Field
 from .filters import downsample
 from .frame import Frame, Volume
 from .inputs import KEEP, ImagePair, Inputs, Keep, LandmarkPairs, with_prompts
 from .linear_stage import STAGES, LinearPair, LinearResult, linear_stage
+from .memory import PROGRAM, Request, coarser_sentence, fitting, too_large_sentence, usable
 from .methods import MethodInput, Prediction, method_by_name
 from .metrics import correlation
 from .objective import PairObjective, Prompts
@@ -24,6 +28,7 @@ from .progress import Reporter
 from .quality import Untouched, environment, quality_of
 from .refinement import refine
 from .registration import Registration, warped_volume
+from .sizes import finest_size
 from .solver import ScaleReport, Settings, scale_frame, solve
 from .transforms import FieldTransform, LinearTransform, Representation, Transform, representation
 from .transforms.linear import LinearRepresentation
@@ -41,8 +46,11 @@ _SAME_CONTRAST = 0.4
 _START_POINTS = 12
 """Points per axis at which a deformable start is told from its linear part."""
 
-_BYTES_PER_WORKING_VOXEL = 190
-_BYTES_PER_OUTPUT_VOXEL = 70
+_PROCESSOR = torch.device("cpu")
+_MOVED = "The graphics card's memory did not suffice, so the computation went on on the processor."
+
+_LEAST_VOXELS = 30_000
+"""A working grid of fewer voxels is not tried where memory ran out."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,9 @@ class Session:
     Attributes:
         prepared: the normalised images, once there.
         aligned: the linear stage's result, once there.
+        device: where it works: the one asked for, or the processor once that one's memory did not do.
+        preset: that of the options, with a coarser working grid where memory asks for one.
+        output_spacing: that of the options, or a coarser one where memory asks for it.
 
     Raises:
         InputError, NotAvailableError: an option or a device that there is not.
@@ -144,30 +155,53 @@ class Session:
         self.inputs, self.options, self.threads = inputs, options, threads
         self.device = resources.device(device)
         self.preset: Preset = preset_by_name(options.preset)
+        self.output_spacing = options.output_spacing
         self.dimension = inputs.fixed.frame.dimension
         self.prepared, self.aligned = prepared, aligned
         self._before = Untouched()
         self._standing: _Standing | None = None
+        self._memory: dict[str, Any] = {}
+        self._saved: list[str] = []  # what was made coarser or moved to save memory, for the user
 
     def register(self, report: Reporter | None = None, clock: Clock | None = None) -> Registration:
         """Prepare, align, deform, measure: the whole way. Afterwards the session can be refined.
+
+        Where memory would not do, or runs out, the working grid is coarsened, and a run on another device
+        goes on on the processor; a warning in the quality says so.
 
         Raises:
             InputError, NotAvailableError, ResourceError: with a sentence for the user.
             Cancelled: within one iteration of the token being set; the session stands as before.
         """
         report, clock = report or Reporter(), clock or Clock()
-        resources.check_memory(self.estimate())
+        self._fit_memory()
         clock.lap("read")
-        with resources.surroundings(self.threads), resources.out_of_memory_explained(self.estimate):
-            self.prepared = self.prepared or self._prepared()
-            pair = self._pair(self.inputs)
-            clock.lap("prepare")
-            linear = self.aligned = self.aligned or self._linear(pair, report.part(0.02, 0.12))
-            clock.lap("linear")
-            standing, reports = self._deformed(pair, linear, report)
-            clock.lap("deform")
-            return self._finished(standing, reports, report, clock)
+        with resources.surroundings(self.threads):
+            while True:
+                deformed = False
+                try:
+                    standing, reports = self._computed(report, clock)
+                    deformed = True
+                    return self._finished(standing, reports, report, clock)
+                except (MemoryError, RuntimeError) as error:
+                    if not resources.is_out_of_memory(error):
+                        raise
+                    if not self._relieved(not deformed):
+                        raise ResourceError(too_large_sentence(self.estimate())) from error
+                # out here, where nothing of the failed attempt is held any more
+                standing = None
+                resources.let_go()
+
+    def _computed(self, report: Reporter, clock: Clock) -> tuple[_Standing, list[ScaleReport]]:
+        """All of `register` up to the map."""
+        self.prepared = self.prepared or self._prepared()
+        pair = self._pair(self.inputs)
+        clock.lap("prepare")
+        linear = self.aligned = self.aligned or self._linear(pair, report.part(0.02, 0.12))
+        clock.lap("linear")
+        standing, reports = self._deformed(pair, linear, report)
+        clock.lap("deform")
+        return standing, reports
 
     def refine(
         self,
@@ -196,7 +230,6 @@ class Session:
         """
         report, clock = report or Reporter(), Clock()
         report("Reading the prompts", 0.0)
-        resources.check_memory(self.estimate())
         with resources.surroundings(self.threads):
             inputs = with_prompts(self.inputs, landmarks, held_out, labels, masks)
         last = self._standing
@@ -228,12 +261,68 @@ class Session:
             return self._finished(standing, reports, report, clock)
 
     def estimate(self) -> int:
-        """Bytes a run needs, roughly: images, working buffers, output fields."""
-        fixed, moving = self.inputs.fixed.frame, self.inputs.moving.frame
-        working = min(fixed.voxels, self.preset.finest_voxels)
-        outputs = max(self._output_frame(fixed).voxels, self._output_frame(moving).voxels)
-        images = 12 * (fixed.voxels + moving.voxels)
-        return images + max(working * _BYTES_PER_WORKING_VOXEL, outputs * _BYTES_PER_OUTPUT_VOXEL)
+        """Bytes a run needs beside the images that are loaded: see `memory`."""
+        found = self._request().estimate()
+        return found.peak - found.images
+
+    def _request(self) -> Request:
+        """This run, as far as its memory goes."""
+        inputs, options = self.inputs, self.options
+        return Request(
+            inputs.fixed.frame.size,
+            inputs.fixed.frame.spacing,
+            inputs.moving.frame.size,
+            inputs.moving.frame.spacing,
+            options.representation,
+            options.similarity,
+            options.preset,
+            options.method,
+            self.output_spacing,
+            len(inputs.label_values),
+            sum(mask is not None for mask in (inputs.fixed_mask, inputs.moving_mask)),
+            self.preset.finest_voxels,
+        )
+
+    def _fit_memory(self) -> None:
+        """Coarsen what has to be, before anything is computed.
+
+        Raises:
+            ResourceError: nothing would help.
+        """
+        available = resources.available_memory()
+        request, self._saved = fitting(self._request(), usable(available), loaded=True)
+        self.preset = replace(self.preset, finest_voxels=request.voxels_allowed)
+        self.output_spacing = request.output_spacing
+        self._memory = {
+            "estimated_mb": round((request.estimate().peak + PROGRAM) / 1e6),
+            "available_mb": None if available is None else round(available / 1e6),
+        }
+
+    def _relieved(self, coarsen: bool) -> bool:
+        """After memory ran out: a coarser working grid where that can help, then the processor.
+
+        Returns:
+            Whether another attempt is worth it.
+        """
+        wanted = self._request().working_size
+        if coarsen and prod(wanted) // 4 >= _LEAST_VOXELS:
+            self.preset = replace(self.preset, finest_voxels=prod(wanted) // 4)
+            first = preset_by_name(self.options.preset)
+            told = coarser_sentence(
+                finest_size(
+                    self.inputs.fixed.frame.size, self.inputs.fixed.frame.spacing, first.finest_voxels
+                ),
+                self._request().working_size,
+            )
+            self._saved = [told]
+            return True
+        if self.device == _PROCESSOR:
+            return False
+        self.device, self.prepared = _PROCESSOR, None
+        self.preset = preset_by_name(self.options.preset)
+        self._fit_memory()
+        self._saved = [_MOVED, *self._saved]
+        return True
 
     def _prepared(self) -> Prepared:
         fixed = normalised(self.inputs.fixed, self.inputs.fixed_mask)
@@ -347,7 +436,13 @@ class Session:
             **environment(self.device),
             "parameters": {**vars(self.options), "similarity_used": standing.similarity},
             "scales": [_scale(r) for r in reports],
-            "warnings": [*inputs.warnings, *_cautions(standing), *standing.prediction.warnings],
+            "memory": self._memory,
+            "warnings": [
+                *inputs.warnings,
+                *self._saved,
+                *_cautions(standing),
+                *standing.prediction.warnings,
+            ],
         }
         report("Done", 1.0)
         features = standing.prediction.features if self.options.features else None
@@ -365,8 +460,7 @@ class Session:
         return fields, warped_volume(inputs.moving, fields[0], inputs.fixed.frame)
 
     def _output_frame(self, frame: Frame) -> Frame:
-        spacing = self.options.output_spacing
-        return frame if spacing is None else frame.with_spacing(spacing)
+        return frame if self.output_spacing is None else frame.with_spacing(self.output_spacing)
 
 
 def _cautions(standing: _Standing) -> list[str]:

@@ -2,7 +2,7 @@
 
 Each iteration differentiates the objective with respect to the representation's parameters, smooths
 the gradient where the parameters are dense, turns it into a direction of order one per component
-(Adam or plain descent, METHODS §3c and §6.2), and lets the representation take a step of at most
+(Adam or plain descent), and lets the representation take a step of at most
 `rate` voxels along it: additive for most, compositive for the diffeomorphic one.
 """
 
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .frame import Frame
 from .progress import Reporter
+from .sizes import SMALLEST, scaled_size
 from .transforms.base import Representation
 
 Energy = Callable[[Tensor], Tensor]
@@ -79,7 +80,7 @@ class Settings:
     tolerance: float = 1e-4
     patience: int = 0
     decrease: float = 1e-3
-    smallest: int = 16
+    smallest: int = SMALLEST
 
 
 @dataclass(frozen=True)
@@ -92,14 +93,8 @@ class ScaleReport:
 
 
 def scale_frame(frame: Frame, factor: float, smallest: int) -> Frame:
-    """The frame at `factor` times the spacing of its finest axis, no axis made finer than it is.
-
-    Thick slices are left alone until the other axes are as coarse as they are. No axis is cut into
-    fewer than `smallest` voxels (or its own number).
-    """
-    spacing = factor * min(frame.spacing)
-    sides = zip(frame.size, frame.spacing, frame.extent, strict=True)
-    return frame.resized(tuple(max(min(n, smallest), round(e / max(s, spacing))) for n, s, e in sides))
+    """The frame at `factor` times the spacing of its finest axis: see `sizes.scaled_size`."""
+    return frame.resized(scaled_size(frame.size, frame.spacing, factor, smallest))
 
 
 def solve(

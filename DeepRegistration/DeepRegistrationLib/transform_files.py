@@ -10,8 +10,10 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +22,13 @@ from torch import Tensor
 
 from .atomic import atomic_path, check_space
 from .errors import InputError, OutputError
-from .file_checks import check_file, quiet_itk
+from .file_checks import check_file, itk_name, quiet_itk, survives
 from .frame import Frame
 from .io import IMAGE_EXTENSIONS, frame_from_sitk, set_frame, write_image
 
 _TEXT = (".tfm", ".txt")
 _NIFTI = (".nii.gz", ".nii")
+_SECONDS, _SLOWEST = 10.0, 1e7  # that reading a transform may take, and the bytes a second it takes at least
 _HDF5_OVERHEAD = 1 << 16  # bytes, generously
 _DISPLACEMENT_INTENT = 1006
 _INTENT_OFFSET = 68  # of the 16-bit intent code in a NIfTI-1 header
@@ -47,11 +50,9 @@ def write_displacement(displacement_mm: np.ndarray | Tensor, frame: Frame, path:
     """
     path = Path(path)
     name = path.name.lower()
-    field = _as_array(displacement_mm, frame)
+    field = _as_array(displacement_mm, (*frame.shape, frame.dimension))
     if name.endswith(".h5"):
-        # The transform takes over the image's memory: no copy is made.
-        image = set_frame(sitk.GetImageFromArray(field.astype(np.float64, copy=False), isVector=True), frame)
-        _write_itk(sitk.DisplacementFieldTransform(image), path)
+        write_displacement_slabs((field[window] for window in frame.slabs()), frame, path)
     elif name.endswith(_NIFTI):
         if frame.dimension == 3 and frame.size[2] == 1:
             raise OutputError(f"{path} could not be written: a field of one slice needs .h5, .nrrd or .mha.")
@@ -65,6 +66,21 @@ def write_displacement(displacement_mm: np.ndarray | Tensor, frame: Frame, path:
         raise OutputError(
             f"{path} could not be written: deformations are saved as .h5, {', '.join(IMAGE_EXTENSIONS)}."
         )
+
+
+def write_displacement_slabs(slabs: Iterable[np.ndarray | Tensor], frame: Frame, path: str | Path) -> None:
+    """Write a displacement field as .h5 from slabs along the array's first axis, in order; nothing but the
+    file's own doubles (8 d bytes a voxel) is held whole. Otherwise as `write_displacement`."""
+    image = set_frame(sitk.Image(frame.size, sitk.sitkVectorFloat64, frame.dimension), frame)
+    whole, start = (slice(None),) * (frame.dimension - 1), 0
+    for slab in slabs:
+        field = _as_array(slab, (len(slab), *frame.shape[1:], frame.dimension)).astype(np.float64, copy=False)
+        image[(*whole, slice(start, start + len(field)))] = sitk.GetImageFromArray(field, isVector=True)
+        start += len(field)
+    if start != frame.shape[0]:
+        raise InputError("The displacement field and its grid do not have the same size.")
+    # The transform takes over the image's memory: no copy is made.
+    _write_itk(sitk.DisplacementFieldTransform(image), Path(path))
 
 
 def write_transform(transform: sitk.Transform, path: str | Path) -> None:
@@ -99,19 +115,23 @@ def read_transform_file(path: str | Path) -> sitk.Transform:
         InputError: a missing, damaged or incomplete file, or an image that is no displacement field.
     """
     path = Path(path)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise InputError(f"{path} is a folder, not a transform file.")
     check_file(path)
     image_file = path.name.lower().endswith(IMAGE_EXTENSIONS)
     try:
         with quiet_itk():
             if not image_file:
-                return _typed(sitk.ReadTransform(str(path)))
-            image = sitk.ReadImage(str(path))
+                name = itk_name(path)
+                patience = _SECONDS + path.stat().st_size / _SLOWEST
+                if not survives(lambda: sitk.ReadTransform(name), patience):
+                    raise InputError(f"{path} is not a transform that can be read, or it is damaged.")
+                return _typed(sitk.ReadTransform(name))
+            image = sitk.ReadImage(itk_name(path))
             if image.GetNumberOfComponentsPerPixel() != image.GetDimension():
                 raise InputError(f"{path} is an image, but not a displacement field.")
             image = sitk.Cast(image, sitk.sitkVectorFloat64)
-    except RuntimeError as error:
+    except (RuntimeError, UnicodeDecodeError) as error:  # the latter where ITK quotes the file's bytes
         raise InputError(f"{path} is not a transform that can be read, or it is damaged.") from error
     if not np.isfinite(sitk.GetArrayViewFromImage(image)).all():
         raise InputError(f"{path} has displacements that are not finite numbers.")
@@ -178,9 +198,9 @@ def linear_to_sitk(matrix: np.ndarray) -> sitk.AffineTransform:
     return sitk.AffineTransform(matrix[:d, :d].ravel().tolist(), matrix[:d, d].tolist())
 
 
-def _as_array(displacement: np.ndarray | Tensor, frame: Frame) -> np.ndarray:
+def _as_array(displacement: np.ndarray | Tensor, shape: tuple[int, ...]) -> np.ndarray:
     field = displacement.detach().cpu().numpy() if isinstance(displacement, Tensor) else displacement
-    if field.shape != (*frame.shape, frame.dimension):
+    if field.shape != shape:
         raise InputError("The displacement field and its grid do not have the same size.")
     if not np.isfinite(field).all():
         raise InputError("The displacement field has numbers that are not finite.")
@@ -201,9 +221,9 @@ def _write_itk(transform: sitk.Transform, path: Path) -> None:
         if not text:
             # HDF5 keeps a file open that it could not finish, and crashes the program at its end.
             check_space(temporary, 8 * transform.GetNumberOfParameters() + _HDF5_OVERHEAD)
-        sitk.WriteTransform(transform, str(temporary))
+        sitk.WriteTransform(transform, itk_name(temporary))
         # ITK's text writer says nothing about a full disk.
-        if text and sitk.ReadTransform(str(temporary)).GetParameters() != transform.GetParameters():
+        if text and sitk.ReadTransform(itk_name(temporary)).GetParameters() != transform.GetParameters():
             raise RuntimeError("the file does not hold the transform")
 
 

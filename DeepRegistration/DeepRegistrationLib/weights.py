@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -149,8 +150,8 @@ def read_plain(path: Path, what: str) -> Any:
     Raises:
         InputError: missing, closed to us, cut short, damaged, another kind of file, or one that holds code.
     """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist." if not path.exists() else f"{path} is not a file.")
+    if not os.path.isfile(path):  # which takes names of any length
+        raise InputError(f"{path} is not a file." if os.path.exists(path) else f"{path} does not exist.")
     try:
         with path.open("rb") as file:
             start = file.read(4)

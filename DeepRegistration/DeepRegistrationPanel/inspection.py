@@ -20,12 +20,12 @@ from .section import Section
 
 COMPARISONS = {"none": "Nothing", "blend": "Blend", "checkerboard": "Checkerboard", "flicker": "Flicker"}
 _AMOUNTS = {
-    "blend": (0.0, 1.0, 0.01, 2, 0.5),
-    "checkerboard": (2.0, 24.0, 1.0, 0, 9.0),
-    "flicker": (0.5, 5.0, 0.5, 1, 2.0),
-    "jacobian": (0.0, 1.0, 0.01, 2, 0.55),
+    "blend": ("Opacity:", 0.0, 1.0, 0.01, 2, 0.5),
+    "checkerboard": ("Squares:", 2.0, 24.0, 1.0, 0, 9.0),
+    "flicker": ("Per second:", 0.5, 5.0, 0.5, 1, 2.0),
+    "jacobian": ("Opacity:", 0.0, 1.0, 0.01, 2, 0.55),
 }
-"""Of the slider: lowest, highest, step, decimals, where it starts."""
+"""Of the slider: what it sets, lowest, highest, step, decimals, where it starts."""
 
 
 class InspectionSection(Section):
@@ -57,6 +57,7 @@ class InspectionSection(Section):
         self._show_grid()
         mode = self._mode()
         self._show_slider(mode)
+        self.ui.jacobianText.setVisible(mode == "jacobian")
         p = self.panel.parameters
         second = p.jacobian if mode == "jacobian" else p.warped
         wanted = (mode, p.fixed, second) if mode != "none" else ("none",)
@@ -96,7 +97,7 @@ class InspectionSection(Section):
         if p.warped is None or p.fixed is None:
             compare = _("Register with a warped volume among the outputs first.")
         elif p.jacobian_shown:
-            compare = _("Untick the Jacobian first.")
+            compare = _("Untick growth and shrinkage first.")
         quality = self.panel.quality() or {}
         landmark = None if worst_landmark(quality) else _("There are no landmark errors yet.")
         fold = transform
@@ -104,15 +105,19 @@ class InspectionSection(Section):
             fold = _("There is no fold.")
         for widget, reason, tooltip in (
             (ui.gridCheck, transform, _("Draw the deformed grid over the slices.")),
-            (ui.jacobianOverlayCheck, transform, _("Colour the fixed volume by local change of volume.")),
+            (
+                ui.jacobianOverlayCheck,
+                transform,
+                _("Colour the fixed volume by local change of volume (Jacobian determinant)."),
+            ),
             (ui.compareCombo, compare, _("How the fixed and the warped volume are shown together.")),
             (
                 ui.compareSlider,
                 None if self._mode() != "none" else _("Nothing is compared now."),
-                _("Blend, Jacobian: opacity. Checkerboard: squares. Flicker: changes a second."),
+                _("How much of it is seen: opacity, number of squares, or changes a second."),
             ),
             (ui.jumpLandmarkButton, landmark, _("Centre the views on the landmark with the largest error.")),
-            (ui.jumpFoldButton, fold, _("Centre the views on the smallest Jacobian determinant.")),
+            (ui.jumpFoldButton, fold, _("Centre the views on the place where the map folds most.")),
         ):
             widget.setEnabled(reason is None)
             widget.setToolTip(reason or tooltip)
@@ -120,7 +125,8 @@ class InspectionSection(Section):
     def _show_slider(self, mode: str) -> None:
         if mode == self._slider or mode == "none":
             return
-        low, high, step, decimals, _start = _AMOUNTS[mode]
+        title, low, high, step, decimals, _start = _AMOUNTS[mode]
+        self.ui.compareAmountLabel.setText(_(title))
         slider = self.ui.compareSlider
         slider.decimals = decimals
         slider.minimum, slider.maximum, slider.singleStep = low, high, step
@@ -181,7 +187,9 @@ class InspectionSection(Section):
     def _jacobian_ticked(self, on: bool) -> None:
         p = self.panel.parameters
         if on and self.panel.listening and p.forward is not None:
-            with slicer.util.tryWithErrorDisplay(_("The Jacobian could not be shown."), waitCursor=True):
+            with slicer.util.tryWithErrorDisplay(
+                _("Growth and shrinkage could not be shown."), waitCursor=True
+            ):
                 self._jacobian()
 
     def _jump_to_landmark(self) -> None:

@@ -73,25 +73,27 @@ class LandmarkSection(Section):
     # The pairs
 
     def _show_pairs(self) -> None:
-        ui = self.ui
+        rows, text = self._table()
+        fill(self.ui.landmarkTable, rows)
+        self.ui.landmarkText.setText(text)
+        self.ui.landmarkText.setVisible(bool(text))
+
+    def _table(self) -> tuple[list[tuple[Any, ...]], str]:
+        """The rows of the table, and what there is to say below it."""
         try:
             pairs = None if self.problem() else self.pairs()
         except InputError as error:
-            fill(ui.landmarkTable, [])
-            ui.landmarkText.setText(str(error))
-            return
+            return [], str(error)
         if pairs is None:
-            fill(ui.landmarkTable, [])
-            ui.landmarkText.setText(self.problem() or "")
-            return
+            return [], self.problem() or ""
         before = np.linalg.norm(pairs.fixed - pairs.moving, axis=1)
         after = self._errors(pairs)
-        fill(ui.landmarkTable, [
+        rows = [
             (f"{p.number}: {p.name}", _mm(before[i]), _mm(after[i]) if after is not None else "",
              cell("", checked=p.held_out))
             for i, p in enumerate(pairs.pairs)
-        ])  # fmt: skip
-        ui.landmarkText.setText("\n".join(self._sentences(pairs)))
+        ]  # fmt: skip
+        return rows, "\n".join(self._sentences(pairs))
 
     def _errors(self, pairs: LandmarkPairs) -> np.ndarray | None:
         """Distances (mm) that the forward transform leaves, if there is one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,12 @@ class MethodSection(Section):
         parameters, ui = self.panel.parameters, self.ui
         method = catalogue.METHODS.get(parameters.method)
         if method is not None:
-            lines = [_(method.description), _("Guarantee: {text}").format(text=_(method.guarantee))]
-            lines.append(self._weights(parameters.method))
-            ui.methodText.setText("\n".join(lines))
+            told = (
+                escape(_(method.description), quote=False),
+                f"<b>{_('Guarantee:')}</b> {escape(_(method.guarantee), quote=False)}",
+                escape(self._weights(parameters.method), quote=False),
+            )
+            ui.methodText.setText("".join(f'<p style="margin: 0 0 5px 0">{text}</p>' for text in told))
             ui.methodCombo.setToolTip(method.publication)
         ui.representationText.setText(_described(catalogue.REPRESENTATIONS, parameters.representation))
         ui.similarityText.setText(_described(catalogue.SIMILARITIES, parameters.similarity))

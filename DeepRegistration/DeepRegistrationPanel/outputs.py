@@ -35,7 +35,9 @@ class OutputSection(Section):
         super().update()
         for check, selector in self._rows.values():
             selector.setEnabled(check.checked)
-        self.ui.outputSizeText.setText(self._sizes())
+        text = self._sizes()
+        self.ui.outputSizeText.setText(text)
+        self.ui.outputSizeText.setVisible(bool(text))
 
     def _sizes(self) -> str:
         """How large the transforms' files will be."""

@@ -10,11 +10,11 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 
-def pixmap(picture: np.ndarray) -> Any:
-    """A Qt pixmap of a picture (height, width, 3) uint8, its first row on top."""
-    height, width, _ = picture.shape
+def pixmap(picture: np.ndarray, width: int | None = None) -> Any:
+    """A Qt pixmap of a picture (height, width, 3) uint8, its first row on top; at most `width` wide."""
+    height, columns, _ = picture.shape
     image = vtk.vtkImageData()
-    image.SetDimensions(width, height, 1)
+    image.SetDimensions(columns, height, 1)
     flat = np.ascontiguousarray(picture[::-1]).reshape(-1, 3)  # VTK's first row is the lowest
     image.GetPointData().SetScalars(numpy_to_vtk(flat, deep=True))
     writer = vtk.vtkPNGWriter()
@@ -23,4 +23,6 @@ def pixmap(picture: np.ndarray) -> Any:
     writer.Write()
     result = qt.QPixmap()
     result.loadFromData(qt.QByteArray(vtk_to_numpy(writer.GetResult()).tobytes()))
+    if width is not None and width < result.width():
+        return result.scaledToWidth(width, qt.Qt.SmoothTransformation)
     return result

@@ -25,20 +25,21 @@ class ResultSection(Section):
         self._opened = False
 
     def update(self) -> None:
-        quality = self.panel.quality()
+        ui, quality = self.ui, self.panel.quality()
+        there = quality is not None or self.panel.parameters.forward is not None
+        ui.resultButton.setEnabled(there)
+        ui.resultButton.setToolTip("" if there else _("There is no result yet."))
+        if not there:
+            ui.resultButton.collapsed = True
         if quality == self._shown and self._opened:
             return
         self._shown, self._opened = quality, True
-        ui = self.ui
-        ui.resultButton.setEnabled(quality is not None)
-        ui.resultButton.setToolTip("" if quality else _("There is no result yet."))
-        if quality is None:
-            ui.verdictText.setText("")
+        if quality is None:  # of a transform from elsewhere, which can still be looked at
+            ui.verdictText.setText(_("There are no numbers for this transform."))
             fill(ui.qualityTable, [])
-            ui.resultButton.collapsed = True
-            return
-        ui.verdictText.setText("<br>".join(_marked(s.level, s.text) for s in verdict(quality)))
-        fill(ui.qualityTable, [tuple(row) for row in table_rows(quality)])
+        else:
+            ui.verdictText.setText("<br>".join(_marked(s.level, s.text) for s in verdict(quality)))
+            fill(ui.qualityTable, [tuple(row) for row in table_rows(quality)])
 
     def reveal(self) -> None:
         """Open the section, for there is something new in it."""

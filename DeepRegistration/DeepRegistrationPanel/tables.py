@@ -11,6 +11,7 @@ import qt
 def cell(text: str, checked: bool | None = None) -> Any:
     """A table cell to read; with a check box if `checked` says how it stands."""
     item = qt.QTableWidgetItem(text)
+    item.setToolTip(text)  # where there is no room for all of it
     if checked is None:
         item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsSelectable)
     else:
@@ -20,7 +21,7 @@ def cell(text: str, checked: bool | None = None) -> Any:
 
 
 def fill(table: Any, rows: Sequence[Sequence[Any]]) -> None:
-    """Show rows of texts or cells; the table becomes as high as they are; no rows hide it."""
+    """Show rows of texts or cells, twelve at a time; the first column takes what room there is."""
     blocked = table.blockSignals(True)
     table.setRowCount(len(rows))
     for r, row in enumerate(rows):
@@ -28,11 +29,16 @@ def fill(table: Any, rows: Sequence[Sequence[Any]]) -> None:
             table.setItem(r, c, cell(content) if isinstance(content, str) else content)
     table.blockSignals(blocked)
     table.verticalHeader().setDefaultSectionSize(table.fontMetrics().height() + 8)
-    table.resizeColumnsToContents()
-    table.horizontalHeader().setStretchLastSection(True)
+    header = table.horizontalHeader()
+    header.setStretchLastSection(False)
+    for column in range(table.columnCount):
+        header.setSectionResizeMode(
+            column, qt.QHeaderView.ResizeToContents if column else qt.QHeaderView.Stretch
+        )
+    table.setHorizontalScrollBarPolicy(qt.Qt.ScrollBarAlwaysOff)
     table.verticalHeader().setVisible(False)
     heights = sum(table.rowHeight(r) for r in range(min(len(rows), 12)))
-    table.setFixedHeight(table.horizontalHeader().sizeHint.height() + heights + 2 * table.frameWidth)
+    table.setFixedHeight(header.sizeHint.height() + heights + 2 * table.frameWidth)
     table.setVisible(bool(rows))
 
 
@@ -48,7 +54,7 @@ def fill_list(widget: Any, entries: Iterable[tuple[str, Any, bool]]) -> None:
         widget.addItem(item)
     widget.blockSignals(blocked)
     rows = min(widget.count, 8)
-    widget.setFixedHeight(max(1, rows) * max(18, widget.sizeHintForRow(0)) + 2 * widget.frameWidth)
+    widget.setFixedHeight(max(1, rows) * max(1, widget.sizeHintForRow(0)) + 2 * widget.frameWidth + 2)
     widget.setVisible(widget.count > 0)
 
 

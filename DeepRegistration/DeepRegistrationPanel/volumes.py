@@ -15,6 +15,8 @@ from .pictures import pixmap
 from .section import Section, Watch
 
 _DELAY_MS = 150
+_NARROWEST, _MARGINS = 280, 20
+"""Pixels: of the picture, and beside it."""
 
 
 class VolumeSection(Section):
@@ -69,8 +71,10 @@ class VolumeSection(Section):
         found = overlap(*volumes, self.panel.results())
         self._unusable = None if found.usable or None in volumes else found.warnings[0]
         picture, ui = found.picture, self.ui
-        ui.overlapPicture.setPixmap(qt.QPixmap() if picture is None else pixmap(picture))
+        room = max(_NARROWEST, ui.volumesButton.width - _MARGINS)
+        ui.overlapPicture.setPixmap(qt.QPixmap() if picture is None else pixmap(picture, room))
         ui.overlapPicture.setVisible(picture is not None)
+        ui.overlapLegend.setVisible(picture is not None)
         lines = list(found.warnings)
         if found.share is not None and not lines:
             lines = [

@@ -11,6 +11,7 @@ from DeepRegistrationLib.errors import InputError
 
 from .geometry import Node, lies_under
 from .parameters import Parameters
+from .segments import is_segmentation
 from .transform_nodes import check_holds_transform
 from .volumes import check_holds_volume
 
@@ -117,7 +118,7 @@ def choices_from(parameters: Parameters) -> Choices:
     """What a parameter node says.
 
     Raises:
-        InputError: an image is missing, or a prompt has only one side.
+        InputError: a prompt has only one side, or none of its chosen segments is left.
     """
     p = parameters
     wanted = {
@@ -147,9 +148,15 @@ def choices_from(parameters: Parameters) -> Choices:
         _both(p.fixed_landmarks, p.moving_landmarks, "landmark list"),
         p.held_out,
         _both(p.fixed_segmentation, p.moving_segmentation, "segmentation"),
-        (p.fixed_segments, p.moving_segments),
+        (
+            _still_there(p.fixed_segmentation, p.fixed_segments),
+            _still_there(p.moving_segmentation, p.moving_segments),
+        ),
         (p.fixed_mask, p.moving_mask),
-        (p.fixed_mask_segments, p.moving_mask_segments),
+        (
+            _still_there(p.fixed_mask, p.fixed_mask_segments),
+            _still_there(p.moving_mask, p.moving_mask_segments),
+        ),
         p.initial,
         Outputs(**{name: (node or True) if want else False for name, (want, node) in wanted.items()}),
     )
@@ -198,6 +205,7 @@ def with_prompts(choices: Choices, prompts: Mapping[str, Any]) -> Choices:
         "segmentations": "segmentations",
         "segments": "segments",
         "masks": "masks",
+        "maskSegments": "mask_segments",
     }
     unknown = sorted(prompts.keys() - names.keys())
     if unknown:
@@ -225,6 +233,16 @@ def _both(fixed: Node | None, moving: Node | None, what: str) -> Sides | None:
         side = "fixed" if fixed is None else "moving"
         raise InputError(f"A {what} is chosen for one image only; choose the {side} one too, or none.")
     return None if fixed is None else (fixed, moving)
+
+
+def _still_there(node: Node | None, segments: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the chosen segments that a segmentation still has."""
+    if not segments or not is_segmentation(node):
+        return ()
+    left = tuple(name for name in segments if node.GetSegmentation().GetSegment(name) is not None)
+    if not left:
+        raise InputError(f"None of the segments chosen of {node.GetName()} is left; choose others.")
+    return left
 
 
 def _check_outputs(choices: Choices) -> None:

@@ -19,11 +19,11 @@ EXTENSION_MISSING = (
     "Slicer, and come back here."
 )
 OFFLINE = (
-    "Without a network: take a computer with a network, the same operating system and the same version of "
-    "Slicer. In a terminal there, run the PythonSlicer program of Slicer's bin folder: "
-    f'PythonSlicer -m pip download "torch{TORCH_REQUIREMENT}" --dest FOLDER. '
-    "Carry the folder over, and run here: "
-    f'PythonSlicer -m pip install --no-index --find-links FOLDER "torch{TORCH_REQUIREMENT}". '
+    "Without a network: take a computer that has one, the same operating system and the same version of "
+    "Slicer. In a terminal there, with the PythonSlicer program of Slicer's bin folder, run\n"
+    f'PythonSlicer -m pip download "torch{TORCH_REQUIREMENT}" --dest FOLDER\n'
+    "Carry the folder over, and run here\n"
+    f'PythonSlicer -m pip install --no-index --find-links FOLDER "torch{TORCH_REQUIREMENT}"\n'
     "Then restart Slicer. Nothing else is ever downloaded."
 )
 QUESTION = (
@@ -71,7 +71,8 @@ def state_from(result: Mapping[str, Any]) -> EnvironmentState:
         lines.append(f"Runs on the graphics card: {result['device']}{size}.")
     else:
         threads = result.get("threads") or result.get("processors")
-        lines.append(f"Runs on the processor ({threads} threads{free}); no usable graphics card was found.")
+        parts = "1 thread" if threads == 1 else f"{threads} threads"
+        lines.append(f"Runs on the processor ({parts}{free}); no usable graphics card was found.")
     if result.get("works") is False:
         lines.append(error or "A small test computation went wrong; install PyTorch again.")
     return EnvironmentState(bool(result.get("works", True)), tuple(lines), result.get("works") is False)

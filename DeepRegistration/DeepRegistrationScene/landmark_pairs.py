@@ -90,8 +90,8 @@ class LandmarkPairs:
     def warnings(self) -> list[str]:
         """A sentence for each side that has points without a partner."""
         return [
-            f"{', '.join(labels)} on the {side} image {'has' if len(labels) == 1 else 'have'} no partner "
-            "and will not be used."
+            f"{'Landmark' if len(labels) == 1 else 'Landmarks'} {', '.join(labels)} on the {side} image "
+            f"{'has' if len(labels) == 1 else 'have'} no partner and will not be used."
             for side, labels in (("fixed", self.unpaired_fixed), ("moving", self.unpaired_moving))
             if labels
         ]

@@ -37,8 +37,8 @@ from .jacobian_volume import jacobian_volume
 from .parameters import Parameters, scene_parameters
 from .requests import Request, build_refinement, build_request, frame_from
 from .results import (
+    InVtk,
     RegistrationNodes,
-    in_vtk,
     place,
     prepare,
     quality_from,
@@ -105,6 +105,7 @@ class SceneLogic:
         segmentations: Sides | None = None,
         segments: Sides = (None, None),
         masks: Sides = (None, None),
+        maskSegments: Sides = (None, None),
         initial: Node | None = None,
         forward: Output = True,
         inverse: Output = True,
@@ -138,9 +139,10 @@ class SceneLogic:
             segmentations: two segmentations, whose segments are matched by name, or two label maps.
             segments: identifiers of the segments that count, for each segmentation; None: all.
             masks: segmentations or label maps where the images count; either may be None.
+            maskSegments: identifiers of the segments that make up each mask; None: all.
             initial: transform node to start from, which moves the moving image towards the fixed one.
             forward, inverse, warped, jacobian, table: True to make a node, a node to fill, False for none.
-            features: also make volumes of what the method compares, where it has features.
+            features: also make pictures of what the method compares (see `feature_pictures`).
             weights: file of trained weights; None: the ones that are shipped, if any.
             threads: processor threads; None: all but one.
             outputSpacing: of the transforms' grids, mm; None: the images' own.
@@ -173,6 +175,7 @@ class SceneLogic:
             segmentations,
             segments,
             masks or (None, None),
+            maskSegments,
             initial=initial,
             outputs=Outputs(forward, inverse, warped, jacobian, table, features, features),
             name=name,
@@ -223,7 +226,8 @@ class SceneLogic:
             nodes: what `register` returned, or a parameter node; by default the last result of this logic,
                 or else the scene's parameter node.
             wait, progress, finished, failed, log: as in `register`.
-            **prompts: landmarks, heldOut, segmentations, segments or masks instead of the ones before.
+            **prompts: landmarks, heldOut, segmentations, segments, masks or
+                maskSegments instead of the ones before.
 
         Raises:
             As `register`; InputError also when there is no registration to refine.
@@ -361,14 +365,14 @@ class SceneLogic:
         changed = [kind for kind in ("labels", "masks") if stamps[kind] != standing.stamps[kind]]
         request = build_refinement(choices, standing.session, standing.frames, changed)
         land = self._landing(request, parameters, standing.frames, stamps, warm=True)
-        work = Work("refine", land, request.parameters, request.arrays, in_vtk)
+        work = Work("refine", land, request.parameters, request.arrays, InVtk())
         return self.runner.start(Run(work, callbacks, otherwise=cold))
 
     def _registration(self, request: Request, parameters: Parameters | None) -> Work:
         described = request.parameters["frames"]
         frames = {side: frame_from(described[side]) for side in ("fixed", "moving")}
         land = self._landing(request, parameters, frames, choices_stamps(request.choices), warm=False)
-        return Work("register", land, request.parameters, request.arrays, in_vtk)
+        return Work("register", land, request.parameters, request.arrays, InVtk())
 
     def _landing(
         self,

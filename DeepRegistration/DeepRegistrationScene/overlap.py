@@ -144,9 +144,19 @@ def _picture(nodes: list[Node], frames: list[Frame], colours: list[tuple[float, 
         for panel, (across, up, _) in zip(panels, _PLANES, strict=True):
             seen = values.max(axis=({0, 1, 2} - {across, up}).pop())
             seen = np.flip(seen.T, (0, 1))  # up is up, and the right (and the front) on the left
-            panel += np.kron(seen, np.ones((_PANEL // _SAMPLES,) * 2))[..., None] * np.array(colour) * 0.8
+            panel += _enlarged(seen)[..., None] * np.array(colour) * 0.8
             _draw_box(panel, ((box - middle) / side)[:, [across, up]], colour)
     return (np.clip(np.concatenate(panels, 1), 0, 1) * 255).astype(np.uint8)
+
+
+def _enlarged(picture: np.ndarray) -> np.ndarray:
+    """A picture (`_SAMPLES`, `_SAMPLES`) interpolated to (`_PANEL`, `_PANEL`)."""
+    place = np.clip((np.arange(_PANEL) + 0.5) * _SAMPLES / _PANEL - 0.5, 0, _SAMPLES - 1)
+    low = np.minimum(place.astype(int), _SAMPLES - 2)
+    share = place - low
+    for _ in range(2):
+        picture = (picture[low].T * (1 - share) + picture[low + 1].T * share).astype(np.float32)
+    return picture
 
 
 def _coarse(node: Node, frame: Frame, middle: np.ndarray, side: float) -> np.ndarray:

@@ -84,10 +84,10 @@ def _run(quality: Mapping[str, Any]) -> list[Row]:
         rows.append(("time (s)", "", number(seconds, 1)))
     if quality.get("device"):
         threads = quality.get("threads")
-        cpu = quality.get("device_type") == "cpu" and threads
-        rows.append(
-            ("device", "", f"{quality['device']}, {threads} threads" if cpu else str(quality["device"]))
-        )
+        device = str(quality["device"])
+        if quality.get("device_type") == "cpu" and threads:
+            device += f", {threads} {'thread' if threads == 1 else 'threads'}"
+        rows.append(("device", "", device))
     if quality.get("peak_memory_mb") is not None:
         rows.append(("peak memory (MB)", "", number(quality["peak_memory_mb"], 0)))
     return rows

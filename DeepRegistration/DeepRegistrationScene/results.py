@@ -13,6 +13,7 @@ from DeepRegistrationLib.frame import Frame
 
 from .changes import Changes, changes
 from .choices import Choices
+from .feature_pictures import FeatureColours
 from .geometry import Node
 from .jacobian_volume import show_as_jacobian
 from .parameters import Parameters
@@ -58,7 +59,7 @@ class RegistrationNodes:
         warped: the moving image on the fixed image's voxels.
         jacobian: determinants of the forward map's Jacobian.
         table: the numbers as a table node.
-        fixed_features, moving_features: what the method compared, one component for each channel.
+        fixed_features, moving_features: pictures of what the method compared (see `feature_pictures`).
         quality: the numbers, as quality.json has them, and "label_names".
         choices: what was chosen, for the next refinement.
         warm: whether this was a refinement from where the worker stood.
@@ -99,15 +100,22 @@ class Prepared:
     fills: dict[str, tuple[str, Fill]]
 
 
-def in_vtk(array: np.ndarray, name: str) -> np.ndarray | Node:
-    """One of the worker's arrays as VTK image data; a matrix, or what cannot be shown, as it is.
+class InVtk:
+    """Makes VTK image data of one worker's answer, an array at a time; a matrix stays as it is.
 
     It touches nothing but its own memory, so that any thread can do it: at the size of a head, converting
     and touching the memory of a grid for the first time takes longer than an application may stand still.
     """
-    if name not in DIRECTIONS:
-        return image_data(array) if array.ndim in (3, 4) else array
-    return displacement_image(array) if array.ndim == 4 else array
+
+    def __init__(self) -> None:
+        self._colours = FeatureColours()
+
+    def __call__(self, array: np.ndarray, name: str) -> np.ndarray | Node:
+        if array.ndim < 3:
+            return array
+        if name in DIRECTIONS:
+            return displacement_image(array)
+        return image_data(self._colours(array) if array.ndim == 4 else array)
 
 
 def prepare(
@@ -119,19 +127,19 @@ def prepare(
 
     Args:
         request: what was asked for.
-        result, arrays: the answer; arrays as they are or by `in_vtk`.
+        result, arrays: the answer; arrays as they are or by `InVtk`.
 
     Raises:
         InputError: a node cannot hold its result.
         OutputError: the answer is incomplete.
     """
-    choices, quality = request.choices, _quality(request, result)
+    choices, quality, convert = request.choices, _quality(request, result), InVtk()
     wanted = {name: value for name, value in choices.outputs.items() if value is not False}
     fills: dict[str, tuple[str, Fill]] = {}
     for name, role in _ARRAYS.items():
         if name in wanted and (role in arrays or not name.endswith("features")):
-            array = _array(arrays, role)  # that only features may lack: not every method has some
-            fills[name] = _volume(name, array, frame_from(result["frames"][role]))
+            image = _image(arrays, role, convert)  # that only features may lack: not every method has some
+            fills[name] = _volume(name, image, frame_from(result["frames"][role]))
             yield
     if "table" in wanted:
         fills["table"] = "vtkMRMLTableNode", lambda node: fill_table(node, quality)
@@ -139,8 +147,8 @@ def prepare(
     for name, images in sides.items():
         if name in wanted:
             given = None if wanted[name] is True else wanted[name]
-            array = _array(arrays, name)
-            fills[name] = _map(transform_for(array, frame_from(result["frames"][name]), given), images)
+            image = _image(arrays, name, convert)
+            fills[name] = _map(transform_for(image, frame_from(result["frames"][name]), given), images)
             yield
     return Prepared(choices, quality, fills)
 
@@ -206,15 +214,18 @@ def settle_transforms(scene: Node) -> None:
                 settled(grid)
 
 
-def _volume(name: str, array: np.ndarray | Node, frame: Frame) -> tuple[str, Fill]:
+def _volume(name: str, image: Node, frame: Frame) -> tuple[str, Fill]:
     """Class of node and filling of an output that is a volume."""
-    image = image_data(array) if isinstance(array, np.ndarray) else array
     kind = "Vector" if image.GetNumberOfScalarComponents() > 1 else "Scalar"
 
     def fill(node: Node) -> None:
         fill_volume(node, image, frame)
         if name == "jacobian":
             show_as_jacobian(node)
+        elif kind == "Vector":
+            display = node.GetDisplayNode()
+            display.SetAutoWindowLevel(False)
+            display.SetWindowLevelMinMax(0, 255)
 
     return f"vtkMRML{kind}VolumeNode", fill
 
@@ -230,10 +241,12 @@ def _holds(node: Node, class_name: str) -> bool:
     return not node.IsA("vtkMRMLVolumeNode") or node.IsA(vector) == (class_name == vector)
 
 
-def _array(arrays: Mapping[str, np.ndarray | Node], role: str) -> np.ndarray | Node:
+def _image(arrays: Mapping[str, np.ndarray | Node], role: str, convert: InVtk) -> np.ndarray | Node:
+    """An array of the answer as `InVtk` makes it."""
     if role not in arrays:
         raise OutputError(f"The registration ended without its result ({role}).")
-    return arrays[role]
+    found = arrays[role]
+    return convert(found, role) if isinstance(found, np.ndarray) else found
 
 
 def _quality(request: Request, result: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
     python dio_switching.py [--weights FILE] [--data generated:shapes] [--pair 0] [--steps 600] [--threads 2]
 
-The network is trained with the free-form solver; nothing is trained again for the others. Without
-`--weights` it is trained first, on the data. Columns: Dice before and after, folds (share of voxels where
-the smallest one-sided Jacobian determinant is not positive), smallest determinant, whether folds are
-excluded by construction, seconds. Weights and features are checked to be the same bits at the end.
+The network is trained with one representation (configuration "small": the compositive diffeomorphism);
+nothing is trained again for the others. Without `--weights` it is trained first, on the data. Columns: Dice
+before and after, folds (share of voxels where the smallest one-sided Jacobian determinant is not positive),
+smallest determinant, whether folds are excluded by construction, seconds. Weights and features are checked to
+be the same bits at the end.
 """
 
 from __future__ import annotations

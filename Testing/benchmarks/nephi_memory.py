@@ -10,15 +10,16 @@ Tian et al. (arXiv 2309.07322, Figure 3) optimise a pair of n^3 voxels. Rows are
 * gradicon: one step of GradICON's instance optimisation with the small networks, both directions.
 
 Each is a fresh child process that loads both images (float32, 8 n^3 bytes), takes a step on tiny images so
-that libraries are loaded, and then one or two steps that count. Printed is the growth of the largest resident
-set (``ru_maxrss``) over what was resident before those, in megabytes: all a step needs besides the images. A
-child whose address space would exceed ``--limit-gb`` or that takes longer than ``--seconds`` is ended and its
-larger sizes are left out. Prints a Markdown table and writes ``memory.png``. Linux.
+that libraries are loaded, and then one or two steps that count. Printed is by how much the resident set grew
+at most over what was there before those, in megabytes: all a step needs besides the images. A child whose
+address space would exceed ``--limit-gb`` or that takes longer than ``--seconds`` is ended and its larger
+sizes are left out. Prints a Markdown table and writes ``memory.png``. Linux with glibc.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import math
 import os
@@ -56,16 +57,19 @@ def child(method: str, n: int, limit_gb: float) -> dict:
     step = STEPS[method]
     step(*images(24))
     fixed, moving = images(n)
-    with open("/proc/self/statm", encoding="ascii") as file:
-        before = int(file.read().split()[1]) * resource.getpagesize()
-    peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = resident(fresh=True)
     step(fixed, moving)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {
-        "grown": (peak - before) / 1e6,
-        "images": 2 * fixed.nbytes / 1e6,
-        "slack": (peak_before - before) / 1e6,
-    }
+    return {"grown": resident() - before}
+
+
+def resident(fresh: bool = False) -> float:
+    """The largest resident set of this process in megabytes; if `fresh`, counted from now on, with what is
+    free handed back. Linux with glibc."""
+    if fresh:
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6
 
 
 def nephi_step(fixed, moving) -> None:

@@ -54,7 +54,8 @@ def train(source: PairSource, arguments: argparse.Namespace) -> tuple[Predictor,
     """Network, curves over steps, and seconds of training (looks at held-out pairs left out)."""
     torch.manual_seed(arguments.seed)
     network = TASK.network("small", 2)
-    optimiser = torch.optim.Adam(network.parameters(), lr=arguments.rate)
+    optimiser = TASK.optimiser(network, TASK.stages("small")[0])
+    rates = [group["lr"] for group in optimiser.param_groups]
     names = ("step", "dice", "folds", "similarity", "inverse_consistency")
     curves: dict[str, list] = {name: [] for name in names}
     seconds, recent = 0.0, []
@@ -75,8 +76,8 @@ def train(source: PairSource, arguments: argparse.Namespace) -> tuple[Predictor,
         if step == arguments.steps:
             break
         begin = time.perf_counter()
-        for group in optimiser.param_groups:  # down to a tenth over the last third
-            group["lr"] = arguments.rate * min(1.0, 0.1 + 2.7 * (1 - step / arguments.steps))
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):  # to a tenth over the last third
+            group["lr"] = rate * min(1.0, 0.1 + 2.7 * (1 - step / arguments.steps))
         batch = source.batch(arguments.batch, arguments.seed, step)
         terms = TASK.loss(network, batch, step / arguments.steps, torch.Generator().manual_seed(step))
         optimiser.zero_grad()
@@ -143,7 +144,6 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("nephi_shapes"), help="folder; default: %(default)s")
     parser.add_argument("--steps", type=int, default=1500, help="of the training; default: %(default)s")
     parser.add_argument("--batch", type=int, default=8, help="pairs per step; default: %(default)s")
-    parser.add_argument("--rate", type=float, default=1e-3, help="of Adam; default: %(default)s")
     parser.add_argument("--size", type=int, default=64, help="voxels along each side; default: %(default)s")
     parser.add_argument("--instance-steps", type=int, default=200, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")

@@ -107,6 +107,25 @@ def test_the_layer_is_deterministic() -> None:
     assert len(runs[0][0]) == 2 and any(g.abs().max() > 0 for g in runs[0][1])
 
 
+@pytest.mark.parametrize("kind", ["free-form", "diffeomorphic", "affine"])
+def test_the_size_of_features_does_not_matter(kind: str) -> None:
+    """Neither for the optimum nor for what is learnt: features k times as large have 1 / k of the slope."""
+    frame, found = FRAMES[0], []
+    for factor in (1.0, 1024.0):
+        leaves = []
+        for shift in (0.0, 1.5):
+            levels = features(frame, shift).levels
+            scaled = (Volume((factor * v.data).requires_grad_(), v.frame) for v in levels)
+            leaves.append(Pyramid(tuple(scaled), frame))
+        (*_, last) = AlignmentLayer(QUICK)(*leaves, REPRESENTATIONS[kind](frame))
+        slope = torch.autograd.grad(last.displacement.square().sum(), leaves[0].levels[0].data)[0]
+        found.append((last.displacement.detach(), factor * slope))
+    (one, slope), (other, scaled_slope) = found
+    # a power of two changes no rounding
+    torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-4)
+    assert float((slope - scaled_slope).norm()) < 1e-3 * float(slope.norm()) > 0
+
+
 def test_every_scale_sends_gradients_to_its_own_level() -> None:
     frame = FRAMES[0]
     leaves = []

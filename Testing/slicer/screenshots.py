@@ -29,7 +29,7 @@ from harness.slice_view import save_picture
 from PySide6.QtWidgets import QApplication
 
 WIDTH = 500
-VIEW = 420
+VIEW = 380
 GAP = 6
 
 

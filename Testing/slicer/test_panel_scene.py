@@ -63,7 +63,7 @@ SELECTORS = {
     "vtkMRMLGridTransformNode": ("initial", "forward", "inverse"),
     "vtkMRMLMarkupsFiducialNode": ("fixed_landmarks", "moving_landmarks"),
     "vtkMRMLSegmentationNode": ("fixed_segmentation", "moving_segmentation", "fixed_mask", "moving_mask"),
-    "vtkMRMLLabelMapVolumeNode": ("fixed_mask", "moving_mask"),
+    "vtkMRMLLabelMapVolumeNode": ("fixed_segmentation", "moving_segmentation", "fixed_mask", "moving_mask"),
 }
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import slicer
 import vtk
 from DeepRegistrationLib import catalogue
+from DeepRegistrationScene.transform_nodes import transform_to_node
 from panel_support import FIXED, LANDMARKS, MOVING, User, make_pair, to_moving
 from PySide6.QtCore import Qt
-from scene_support import RAS, linear_node, placement, points_of, segmentation_node
+from scene_support import RAS, linear_node, placement
 
 
 @pytest.fixture
@@ -183,44 +184,6 @@ def test_place_buttons(chosen, slicer_session):
     assert interaction.GetCurrentInteractionMode() == interaction.ViewTransform
 
 
-def segmentations(scene):
-    def masks(points, names):
-        centres = {"liver": (-9, 6, 4), "spleen": (11, -7, -5), "tumour": (5, 12, -9), "alone": (0, 0, 0)}
-        return {name: np.linalg.norm(points - np.array(centres[name]), axis=-1) < 7 for name in names}
-
-    fixed = segmentation_node(scene, FIXED, masks(points_of(FIXED), ("liver", "spleen", "tumour")))
-    moving = segmentation_node(
-        scene, MOVING, masks(points_of(MOVING) - (2.5, -3, 2), ("spleen", "liver", "alone", "tumour"))
-    )
-    return fixed, moving
-
-
-def test_choosing_segments(chosen, slicer_session):
-    user, _pair = chosen
-    ui, p = user.ui, user.panel.parameters
-    fixed, moving = segmentations(slicer_session.scene)
-    ui.fixedSegmentationSelector.setCurrentNode(fixed)
-    assert not ui.registerButton.enabled and "moving segmentation" in ui.registerButton.toolTip
-    ui.movingSegmentationSelector.setCurrentNode(moving)
-    assert ui.registerButton.enabled
-    listed = ui.segmentList
-    assert [listed.item(r).text() for r in range(listed.count)] == ["liver", "spleen", "tumour"]
-    assert "alone" in ui.segmentText.text and p.fixed_segments == ()
-    listed.item(1).setCheckState(Qt.Unchecked)
-    names = [fixed.GetSegmentation().GetSegment(i).GetName() for i in p.fixed_segments]
-    others = [moving.GetSegmentation().GetSegment(i).GetName() for i in p.moving_segments]
-    assert names == others == ["liver", "tumour"]
-    listed.item(0).setCheckState(Qt.Unchecked)
-    listed.item(2).setCheckState(Qt.Unchecked)
-    assert listed.item(2).checkState() == Qt.Checked  # one has to stay
-    listed.item(0).setCheckState(Qt.Checked)
-    listed.item(1).setCheckState(Qt.Checked)
-    assert p.fixed_segments == ()
-    listed.item(1).setCheckState(Qt.Unchecked)
-    ui.movingSegmentationSelector.setCurrentNode(None)
-    assert p.fixed_segments == () and listed.isHidden()
-
-
 def test_outputs(chosen):
     user, _pair = chosen
     ui = user.ui
@@ -308,8 +271,10 @@ def test_inspect(registered):
     user.click(ui.jacobianOverlayCheck)
     assert p.jacobian is not None and p.want_jacobian
     assert views()[0].GetForegroundVolumeID() == p.jacobian.GetID()
-    assert not ui.compareCombo.enabled and "Jacobian" in ui.compareCombo.toolTip
+    assert not ui.compareCombo.enabled and "growth" in ui.compareCombo.toolTip
+    assert not ui.jacobianText.isHidden() and "larger in the moving volume" in ui.jacobianText.text
     user.click(ui.jacobianOverlayCheck)
+    assert ui.jacobianText.isHidden() and ui.compareAmountLabel.text == "Squares:"
     user.choose(ui.compareCombo, "Nothing")
     assert [(v.GetBackgroundVolumeID(), v.GetForegroundVolumeID()) for v in views()] == before
     user.click(ui.gridCheck)
@@ -336,6 +301,24 @@ def test_jumps(registered):
     assert ui.jumpFoldButton.enabled == (folds > 0)
     if not folds:
         assert "no fold" in ui.jumpFoldButton.toolTip
+
+
+def test_jump_to_a_fold(chosen):
+    """Of a transform that was made elsewhere: its Jacobian is measured, shown among the outputs and used."""
+    user, pair = chosen
+    p = user.panel.parameters
+    field = np.zeros((*FIXED.shape, 3))
+    field[9, 12, 14] = 2.5 * np.asarray(FIXED.direction)[:, 0] * FIXED.spacing[0]  # past its neighbour
+    p.forward = transform_to_node(field, FIXED, "folded", fixed=pair.fixed, moving=pair.moving)
+    assert user.ui.jumpFoldButton.enabled, user.ui.jumpFoldButton.toolTip
+    assert p.jacobian is None
+    user.click(user.ui.jumpFoldButton)
+    there = RAS[:3, :3] @ (FIXED.index_to_world @ [14, 12, 9, 1])[:3]
+    for name in ("Red", "Yellow", "Green"):
+        matrix = slicer.app.layoutManager().sliceWidget(name).mrmlSliceNode().GetSliceToRAS()
+        centre = np.array([matrix.GetElement(k, 3) for k in range(3)])
+        assert np.linalg.norm(centre - there) <= FIXED.spacing[0] + 1e-3
+    assert p.jacobian is not None and p.jacobian.GetImageData().GetScalarRange()[0] < 0
 
 
 def test_apply_to_others(registered, slicer_session):

@@ -15,6 +15,7 @@ pytest.importorskip("PySide6")
 pytest.importorskip("pytestqt")
 
 import slicer
+from DeepRegistrationLib.errors import InputError
 from panel_support import User, children_of, make_pair
 from scene_support import contents
 
@@ -56,6 +57,9 @@ def test_cancel(user, slicer_session, temporary):
     processes = children_of(os.getpid())
     pair = make_pair(slicer_session.scene)
     before = running(user, pair)
+    with pytest.raises(InputError, match="running already; wait for it or cancel it"):
+        user.panel.logic.registerFromParameters()
+    assert not user.ui.refineButton.enabled and "Wait" in user.ui.refineButton.toolTip
     start = time.monotonic()
     user.click(user.ui.registerButton)
     user.wait_for_end()
@@ -70,6 +74,16 @@ def test_cancel(user, slicer_session, temporary):
     user.panel.logic.close()
     assert set(children_of(os.getpid())) <= set(processes)
     assert left_over(temporary) == []
+
+
+@linux
+def test_the_worker_ends_with_slicer(user, slicer_session, temporary):
+    """In the middle of a run."""
+    processes = children_of(os.getpid())
+    running(user, make_pair(slicer_session.scene))
+    slicer.app.aboutToQuit.emit()
+    assert set(children_of(os.getpid())) <= set(processes) and left_over(temporary) == []
+    user.wait_for_end()
 
 
 @linux

@@ -29,8 +29,8 @@ def test_by_label_whatever_the_order(scene) -> None:
         "held_out": [False, True],
     }
     assert [warning.split(" no partner")[0] for warning in pairs.warnings()] == [
-        "a on the fixed image has",
-        "d on the moving image has",
+        "Landmark a on the fixed image has",
+        "Landmark d on the moving image has",
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ import slicer
 import vtk
 from DeepRegistrationLib.errors import Cancelled, RegistrationError
 from DeepRegistrationLib.worker.client import WorkerClient
+from DeepRegistrationScene import results
 from DeepRegistrationScene.logic import SceneLogic
 from DeepRegistrationScene.parameters import scene_parameters
 from DeepRegistrationScene.transform_nodes import read_displacement
@@ -104,6 +106,41 @@ def test_saved_cleared_and_loaded_it_is_refined_from_there(scene, logic: SceneLo
     moved = np.linalg.norm(read_displacement(again.forward, FIXED) - field, axis=-1)[subject]
     assert 0 < np.median(moved) < 1.5 and np.linalg.norm(field, axis=-1)[subject].mean() > 2
     assert logic.refine().warm
+
+
+def test_results_are_converted_elsewhere_and_landed_in_steps(scene, logic, monkeypatch) -> None:
+    """The thread that polls, which is the application's, is never kept for more than one output."""
+    threads: list[threading.Thread] = []
+    steps: list[int] = []
+
+    def noted(original: Callable) -> Callable:
+        def convert(*arguments):
+            threads.append(threading.current_thread())
+            return original(*arguments)
+
+        return convert
+
+    for name in ("displacement_image", "image_data"):
+        monkeypatch.setattr(results, name, noted(getattr(results, name)))
+    land = logic.runner._land
+
+    def one_step(landing) -> None:
+        steps[-1] += 1
+        land(landing)
+
+    monkeypatch.setattr(logic.runner, "_land", one_step)
+    parameters = chosen(scene)
+    for begin in (logic.registerFromParameters, logic.refine):
+        threads.clear()
+        steps.clear()
+        run = begin(parameters, wait=False)
+        while not run.done:
+            steps.append(0)
+            logic.poll()
+            time.sleep(0.002)
+        assert run.error is None
+        assert len(threads) == 3 and threading.main_thread() not in threads  # two maps, and the warped image
+        assert max(steps) == 1 and sum(steps) == 4  # each of them, and all into the scene
 
 
 def test_cancelling_leaves_nothing_and_the_next_run_works(scene, logic: SceneLogic) -> None:

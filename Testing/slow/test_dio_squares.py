@@ -16,13 +16,13 @@ from DeepRegistrationLib.training.data import open_data
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "dio_squares.py"
-STEPS, PAIRS = 150, 24
+STEPS, PAIRS = 40, 32
 
+# a quarter of the paper's size, in all proportions the same
 CONFIGURATION = replace(
     CONFIGURATIONS["squares"],
-    features=replace(CONFIGURATIONS["squares"].features, widths=(8, 16, 16, 32, 32)),
-    scales=((8, 20), (4, 20), (2, 15)),
-    learning_rate=2e-3,
+    features=replace(CONFIGURATIONS["squares"].features, widths=(8, 16, 16, 32, 32), margin=16),
+    scales=((8, 20), (4, 8), (2, 8)),
 )
 
 
@@ -42,7 +42,7 @@ class Task(DioTask):
 @pytest.fixture(scope="module")
 def outcomes(script: ModuleType) -> list:
     """Train for a minute, then align held-out pairs."""
-    task, source = Task(), open_data("generated:squares?side=8", 2, (48, 48))
+    task, source = Task(), open_data("generated:squares", 2, (64, 64))
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = task.network("squares", 2)
@@ -66,7 +66,7 @@ def mean(outcomes: list, half: str, name: str) -> float:
 
 def test_intensities_alone_fail_where_squares_do_not_overlap(outcomes: list) -> None:
     assert mean(outcomes, "apart", "start") == 0
-    # the pyramid's blur lets the nearest of these small ones touch; at the paper's size it is 0
+    # not 0, since the coarse scales' blur lets the nearest ones touch
     assert mean(outcomes, "apart", "intensities") < 0.35
 
 
@@ -76,7 +76,7 @@ def test_intensities_alone_align_squares_that_overlap(outcomes: list) -> None:
 
 def test_learned_features_align_both(outcomes: list) -> None:
     assert mean(outcomes, "overlapping", "features") > 0.85
-    assert mean(outcomes, "apart", "features") > 0.5
+    assert mean(outcomes, "apart", "features") > 0.45
     assert mean(outcomes, "apart", "features") > 2 * mean(outcomes, "apart", "intensities")
 
 

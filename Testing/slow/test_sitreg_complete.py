@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 from DeepRegistrationLib import register
 from DeepRegistrationLib.frame import Frame, Volume
 from DeepRegistrationLib.methods.maps import BatchMap
-from DeepRegistrationLib.methods.sitreg.network import SitRegNetwork
+from DeepRegistrationLib.methods.sitreg.network import CONFIGURATIONS, SitRegNetwork
 from DeepRegistrationLib.methods.sitreg.training import TASK
 from DeepRegistrationLib.training.data import open_data
 from DeepRegistrationLib.training.validate import validate
@@ -23,11 +24,12 @@ SIZE, STEPS = 32, 60
 SOURCE = open_data(f"generated:shapes?size={SIZE}", 2)
 
 
-def untrained(d: int, gain: float) -> SitRegNetwork:
+def untrained(d: int, gain: float, affine: bool) -> SitRegNetwork:
     """The small configuration with random weights, its displacements as large as `gain` makes them."""
+    configuration = replace(CONFIGURATIONS["small"], affine=affine)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        network = SitRegNetwork.named("small", d).double()
+        network = SitRegNetwork(configuration, d).double()
     with torch.no_grad():
         for extraction in network.extractions:
             extraction.last.weight.mul_(gain)
@@ -51,11 +53,14 @@ def smallest_determinant(pull_back: BatchMap, shape: tuple[int, ...]) -> float:
     return smallest
 
 
-@pytest.mark.parametrize("gain", [1.0, 8.0])
+@pytest.mark.parametrize(("gain", "affine"), [(1.0, False), (8.0, False), (1.0, True)])
 @pytest.mark.parametrize("shape", [(61, 48), (21, 24, 18)])
-def test_no_determinant_at_a_million_points_is_negative(shape: tuple[int, ...], gain: float) -> None:
+def test_no_determinant_at_a_million_points_is_negative(
+    shape: tuple[int, ...], gain: float, affine: bool
+) -> None:
     one, other = torch.rand(2, 1, 1, *shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    forward, backward = untrained(len(shape), gain)(one, other, complete=True).directions()
+    network = untrained(len(shape), gain, affine)
+    forward, backward = network(one, other, (1.0, 2.5, 0.7)[: len(shape)], complete=True).directions()
     assert smallest_determinant(forward, shape) > 0
     points = torch.rand(1, PART, len(shape), dtype=torch.float64) * 2 - 1
     voxel = 2 / torch.tensor(shape[::-1], dtype=torch.float64)

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from DeepRegistrationLib.errors import InputError
 from DeepRegistrationLib.training.checkpoint import load_checkpoint
+from DeepRegistrationLib.training.processes import Processes
 from DeepRegistrationLib.weights import load_weights
 
 pytestmark = pytest.mark.slow
@@ -27,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import torch
 from torch import nn
+from DeepRegistrationLib.progress import CancelToken
 from DeepRegistrationLib.training import Stage, TrainingTask
 from DeepRegistrationLib.training.loop import train
 from DeepRegistrationLib.training.options import TrainingOptions
@@ -55,15 +58,19 @@ class Task(TrainingTask):
         return {"loss": (y - batch.fixed).square().mean(), "size": y.abs().mean()}
 
 if __name__ == "__main__":
-    out, batch, device = sys.argv[1:]
-    options = TrainingOptions(Path(out), "toy", "c", "generated:shapes", steps=6, device=device)
-    train(options, Task(int(batch)))
+    out, batch, stop = sys.argv[1:]
+    cancel, options = CancelToken(), TrainingOptions(Path(out), resume=True, device="cpu")
+    if not (options.out / "checkpoint.pt").exists():
+        options = TrainingOptions(Path(out), "toy", "c", "generated:shapes", steps=6, device="cpu")
+    train(options, Task(int(batch)), lambda p: p.fraction > float(stop) and cancel.cancel(), cancel)
 """
 
 
-def start(script: Path, out: Path, batch: int, environment: dict[str, str]) -> subprocess.Popen:
+def start(
+    script: Path, out: Path, batch: int, environment: dict[str, str], stop: float = 1.0
+) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, str(script), str(out), str(batch), "cpu"],
+        [sys.executable, str(script), str(out), str(batch), str(stop)],
         env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         stderr=subprocess.PIPE,
         text=True,
@@ -79,11 +86,7 @@ def finished(*processes: subprocess.Popen) -> None:
 def test_two_processes_learn_what_one_does_from_the_double_batch(tmp_path: Path) -> None:
     script = tmp_path / "task.py"
     script.write_text(SCRIPT, encoding="utf-8")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [start(script, tmp_path / "two", 3, {**shared, "RANK": str(rank)}) for rank in range(2)]
+    ranks = [start(script, tmp_path / "two", 3, rank) for rank in group(2)]
     finished(*ranks, start(script, tmp_path / "one", 6, {}), start(script, tmp_path / "half", 3, {}))
     one, two, half = (load_checkpoint(tmp_path / name) for name in ("one", "two", "half"))
     assert one.step == two.step == 6 and two.settings["processes"] == 2
@@ -93,6 +96,74 @@ def test_two_processes_learn_what_one_does_from_the_double_batch(tmp_path: Path)
     assert load_weights(tmp_path / "two" / "weights.pt").record["processes"] == 2
     rows = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "terms" in row] == [1, 2, 3, 4, 5, 6]  # one of them writes
+
+
+def group(count: int) -> list[dict[str, str]]:
+    """What ``torchrun`` would set for each of so many processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [{**shared, "RANK": str(rank)} for rank in range(count)]
+
+
+def test_a_training_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
+    """A step keeps its pairs, whoever computes them: the end is that of an uninterrupted training."""
+    script = tmp_path / "task.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    fewer, more = tmp_path / "two then one", tmp_path / "one then two"
+    finished(*(start(script, fewer, 3, rank, 0.4) for rank in group(2)), start(script, more, 6, {}, 0.4))
+    assert load_checkpoint(fewer).step == load_checkpoint(more).step == 3
+    finished(start(script, fewer, 3, {}), *(start(script, more, 6, rank) for rank in group(2)))
+    finished(start(script, tmp_path / "straight", 6, {}))
+    straight = load_checkpoint(tmp_path / "straight")
+    for found in (load_checkpoint(fewer), load_checkpoint(more)):
+        assert found.step == 6
+        for name, expected in straight.network.items():
+            assert torch.allclose(found.network[name], expected, rtol=1e-4, atol=1e-6), name
+    assert load_weights(fewer / "weights.pt").record["processes"] == 1
+    assert load_weights(more / "weights.pt").record["pairs_per_step"] == [6, 6]
+
+
+def test_pairs_that_cannot_be_shared_evenly_are_refused() -> None:
+    assert Processes(0, 3, torch.device("cpu")).share(6) == 2
+    with pytest.raises(InputError, match=r"takes 6 pairs.*4 processes cannot.*with 1, 2, 3, 6 of them"):
+        Processes(0, 4, torch.device("cpu")).share(6)
+
+
+@POSIX
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_others_with_one_line(tmp_path: Path, victim: int) -> None:
+    out = tmp_path / "out"
+    ranks = [
+        subprocess.Popen(
+            [*train_command(out), "--steps", "100000"],
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for environment in group(2)
+    ]
+    try:
+        until, log = time.monotonic() + 90, out / "log.jsonl"
+        while time.monotonic() < until and not (log.is_file() and '"terms"' in log.read_text()):
+            assert all(rank.poll() is None for rank in ranks)
+            time.sleep(0.1)
+        ranks[victim].kill()
+        survivor = ranks[1 - victim]
+        _, errors = survivor.communicate(timeout=90)
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+    assert survivor.returncode == 1
+    # torch itself may have warned earlier, about parameters
+    lines = [line for line in errors.splitlines() if not line.startswith("[rank")]
+    assert len(lines) == 1 and lines[0].startswith("deepregistration: error: Another process of this"), errors
+    assert "--resume" in lines[0]
+    if victim == 1:  # the one that writes has kept what there was
+        assert load_checkpoint(out).step > 0
 
 
 def train_command(out: Path) -> list[str]:

@@ -292,7 +292,7 @@ def test_a_large_volume_on_a_small_machine(
     array = np.zeros((400, 512, 512), np.uint8)
     array[100:300, 100:400, 100:400] = 200
     large = save(array, tmp_path / "large.mha")
-    monkeypatch.setattr(resources, "available_memory", lambda: 4 << 30)
+    monkeypatch.setattr(resources, "available_memory", lambda: 1 << 30)
     refused(capsys, {"fixed": large, "moving": large}, tmp_path, "GB of memory", code=1)
 
 

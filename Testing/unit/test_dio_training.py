@@ -9,9 +9,10 @@ import pytest
 import torch
 from DeepRegistrationLib import register
 from DeepRegistrationLib.frame import Frame, Volume
+from DeepRegistrationLib.methods.dio import training
 from DeepRegistrationLib.methods.dio.features import FeatureNetwork
 from DeepRegistrationLib.methods.dio.inference import feature_network
-from DeepRegistrationLib.methods.dio.training import CONFIGURATIONS, DioTask
+from DeepRegistrationLib.methods.dio.training import CONFIGURATIONS, DioTask, _cut, _losses
 from DeepRegistrationLib.solver import Energy, Scale, Settings, solve
 from DeepRegistrationLib.training.base import Batch
 from DeepRegistrationLib.transforms import FreeForm
@@ -70,6 +71,35 @@ def test_a_step_moves_the_network_and_lowers_the_loss(name: str, shape: tuple[in
     assert float(task.loss(network, given, 1.0, generator())["loss"].detach()) < before
 
 
+def test_the_loss_is_the_mean_over_pairs_and_scales(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def watched(chosen, aligned, given, k):  # type: ignore[no-untyped-def]
+        seen.append((k, aligned.frame.size, _losses(chosen, aligned, given, k)))
+        return seen[-1][-1]
+
+    monkeypatch.setattr(training, "_losses", watched)
+    task = Quick()
+    torch.manual_seed(0)
+    terms = task.loss(task.network("small", 2), batch(), 1.0, generator())
+    assert [(k, size) for k, size, _ in seen] == [
+        (k, size) for k in (0, 1) for size in ((8, 8), (14, 16), (28, 32))
+    ]
+    for name, value in terms.items():
+        mean = torch.stack([row[name] for _, _, row in seen]).mean()
+        assert float(value.detach()) == pytest.approx(float(mean.detach()), rel=1e-6)
+
+
+def test_the_largest_numbers_of_a_gradient_are_cut_off_also_where_most_are_zero() -> None:
+    numbers = torch.zeros(10_000)
+    numbers[:100] = torch.linspace(-1, 1, 100)
+    numbers[50] = 40.0
+    cut = _cut(numbers)
+    assert float(cut.max()) < 1.01 and torch.equal(cut[51:90], numbers[51:90])
+    assert torch.count_nonzero(cut) == torch.count_nonzero(numbers)
+    assert torch.equal(_cut(torch.zeros(5)), torch.zeros(5))
+
+
 def test_one_image_drawn_at_random_sends_gradients() -> None:
     """Which one is in the generator: both occur, and give different gradients for the same loss."""
     task, given = Quick(), batch(count=1)
@@ -122,7 +152,7 @@ def test_the_convention_is_enough_to_build_the_network_again(name: str, tmp_path
     network = task.network(name, 2)
     save_weights(tmp_path / "w.pt", "dio", name, 2, network.state_dict(), task.convention(name, 2), {})
     again = feature_network(load_weights(tmp_path / "w.pt", "dio", 2), 2)
-    image = torch.rand(1, 1, 32, 32)
+    image = torch.rand(1, 1, network.stride, 2 * network.stride)
     for one, other in zip(network.eval()(image), again(image), strict=True):
         assert torch.equal(one, other)
     assert task.steps(name) > 0 and sum(s.share for s in task.stages(name)) == 1

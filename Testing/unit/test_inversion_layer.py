@@ -11,6 +11,14 @@ from DeepRegistrationLib.interpolation import read_at, voxel_centres
 from DeepRegistrationLib.inversion_layer import Inversion, fixed_point, inverse_displacement, solve_inverse
 from DeepRegistrationLib.methods.sitreg.extraction import bounded_spline
 from DeepRegistrationLib.progress import CancelToken, Reporter
+from DeepRegistrationLib.transforms import (
+    REPRESENTATIONS,
+    Affine,
+    FieldTransform,
+    NeuralField,
+    Representation,
+    Rigid,
+)
 from torch import Tensor
 
 DOUBLE = torch.float64
@@ -38,7 +46,7 @@ def composed(u: Tensor, v: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["uniform", "limit"])
-@pytest.mark.parametrize("rate", [1, 2, 4, 8])
+@pytest.mark.parametrize("rate", [1, 2, 4, 8, 16])
 @pytest.mark.parametrize("shape", [(64, 61), (21, 24, 18)])
 def test_at_most_fifteen_iterations_to_a_hundredth_of_a_voxel(
     shape: tuple[int, ...], rate: int, kind: str
@@ -51,15 +59,21 @@ def test_at_most_fifteen_iterations_to_a_hundredth_of_a_voxel(
         assert (composed(u, found.value) * voxels(shape)).abs().max() < 0.01
 
 
-@pytest.mark.parametrize("rate", [4, 8])
-def test_stripes_across_the_whole_image_are_the_hardest_and_are_solved(rate: int) -> None:
-    """Three rows of control points up, three down: slopes at the bound over long ways, in step everywhere."""
-    n = 64 // rate
-    row = (torch.arange(n)[:, None] + torch.arange(n)) // 3 % 2
-    u = bounded_spline((1e4 * (1 - 2.0 * row)).expand(2, 2, n, n), rate, (64, 64))
-    found, plain = solve_inverse(u), solve_inverse(u, Inversion(memory=1))
-    assert found.error < 0.01 and found.iterations <= 25
-    assert plain.iterations == 50 and plain.error > found.error
+@pytest.mark.parametrize("shape", [(64, 64), (32, 32, 32)])
+@pytest.mark.parametrize("rate", [4, 8, 16])
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+def test_stripes_across_the_whole_image_are_the_hardest_and_are_solved(
+    shape: tuple[int, ...], rate: int, width: int
+) -> None:
+    """Some control points up, as many down: slopes at the bound over long ways, in step everywhere."""
+    size = [n // rate for n in shape]
+    row = sum(torch.meshgrid(*map(torch.arange, size), indexing="ij")) // width % 2
+    u = bounded_spline((1e4 * (1 - 2.0 * row)).expand(1, len(shape), *size), rate, shape)
+    found = solve_inverse(u)
+    assert found.error < 0.01 and found.iterations <= 15
+    if rate == 8 and width == 3:
+        plain = solve_inverse(u, Inversion(memory=1))
+        assert plain.iterations > 2 * found.iterations
 
 
 @pytest.mark.parametrize("shape", [(24, 20), (10, 13, 9)])
@@ -69,6 +83,29 @@ def test_it_is_the_inverse_that_the_engine_finds_point_by_point(shape: tuple[int
     for one, other in zip(u, found, strict=True):
         expected, _ = Field(one, Frame.regular(shape[::-1])).inverse(tolerance=1e-11)
         torch.testing.assert_close(other, expected.displacement, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("kind", [k for k in REPRESENTATIONS.values() if k not in (Rigid, Affine)])
+@pytest.mark.parametrize("size", [(24, 20), (12, 10, 9)])
+def test_any_representation_can_be_inverted_and_learned_through_its_inverse(
+    kind: type[Representation], size: tuple[int, ...]
+) -> None:
+    frame = Frame(size, (1.0, 2.0, 1.5)[: len(size)], (5.0,) * len(size), Frame.regular(size).direction)
+    wave = torch.sin(3 * frame.grid()) * 2 / torch.tensor(size)  # up to a voxel
+    transform = kind.seeded(frame, "cpu", 0)
+    if kind is NeuralField:  # fitting takes it long
+        generator = torch.Generator().manual_seed(0)
+        with torch.no_grad():
+            for parameter in transform.parameters():
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.005)
+    else:
+        transform.fit(FieldTransform(Field(wave.float(), frame)))
+    u = transform.displacement()
+    v = inverse_displacement(u[None])
+    assert (u * torch.tensor(size) / 2).norm(dim=-1).mean() > 0.05
+    assert (composed(u[None], v) * torch.tensor(size) / 2).abs().max() < 0.01
+    v.square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in transform.parameters())
 
 
 def test_a_known_inverse() -> None:
@@ -106,9 +143,9 @@ def test_the_derivative_is_that_of_the_unrolled_iteration(shape: tuple[int, ...]
     (unrolled,) = torch.autograd.grad((v * weight).sum(), u)
     (found,) = torch.autograd.grad((inverse_displacement(u, EXACT) * weight).sum(), u)
     torch.testing.assert_close(found, unrolled, rtol=0, atol=1e-7 * float(unrolled.abs().max()))
-    # the tolerances it works with leave a few percent
+    # the tolerances it works with leave less than a hundredth
     (usual,) = torch.autograd.grad((inverse_displacement(u) * weight).sum(), u)
-    assert (usual - unrolled).norm() < 0.05 * unrolled.norm()
+    assert (usual - unrolled).norm() < 0.01 * unrolled.norm()
 
 
 def test_only_the_displacement_and_its_inverse_are_kept_between_the_passes() -> None:

@@ -202,8 +202,8 @@ def test_every_weight_learns() -> None:
 
 def test_some_steps_of_training_help() -> None:
     torch.manual_seed(0)
-    network, batch = TASK.network("small", 2), SOURCE.batch(6, 0, 0)
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-3)
+    network, batch = TASK.network("small", 2), SOURCE.batch(3, 0, 0)
+    optimiser = TASK.optimiser(network, TASK.stages("small")[0])
     losses = []
     for step in range(15):
         optimiser.zero_grad()
@@ -214,13 +214,43 @@ def test_some_steps_of_training_help() -> None:
     assert losses[-1] < 0.9 * losses[0]
     network.eval()
     with torch.no_grad():
-        assert TASK.displacement(network, batch).shape == (6, 24, 24, 2)
+        assert TASK.displacement(network, batch).shape == (3, 24, 24, 2)
+
+
+def test_the_networks_of_the_position_learn_slower_than_the_encoder() -> None:
+    network, stage = TASK.network("small", 2), TASK.stages("small")[0]
+    groups = TASK.optimiser(network, stage).param_groups
+    assert [group["lr"] for group in groups] == [1e-3, 1e-4]
+    assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
+
+
+def test_the_terms_one_by_one_are_the_loss() -> None:
+    """Differentiated one after another, as a fit does to save memory, and as a whole."""
+    images = BatchImages(*torch.rand(2, 1, 1, 20, 20).unbind(0))
+    maps, loss = stirred(), SampledLoss(50, 10, weight=3.0, prior=0.2)
+    maps.networks.requires_grad_()
+    parameters = list(maps.networks.parameters())
+
+    def whole() -> tuple[Tensor, ...]:
+        terms = loss(maps, images, torch.Generator().manual_seed(4))
+        return torch.autograd.grad(terms["loss"], parameters)
+
+    sums = [torch.zeros_like(p) for p in parameters]
+    for name, share, term in loss.terms(maps, images, torch.Generator().manual_seed(4)):
+        if name != "prior":  # which the weights have no part in
+            gradients = torch.autograd.grad(loss.weights[name] * share * term, parameters, allow_unused=True)
+            for total, gradient in zip(sums, gradients, strict=True):
+                total += 0 if gradient is None else gradient
+    for total, gradient in zip(sums, whole(), strict=True):
+        torch.testing.assert_close(total, gradient, rtol=1e-4, atol=1e-6)
 
 
 def test_the_published_recipe() -> None:
     stage = TASK.stages("paper")[0]
     assert (stage.rate, stage.batch) == (1e-4, 8)
     assert TASK.convention("paper", 3)["shape"] == [175] * 3
-    loss = Predictor("paper", 3).loss()
+    network = TASK.network("paper", 3)
+    assert {group["lr"] for group in TASK.optimiser(network, stage).param_groups} == {1e-4}
+    loss = network.loss()
     assert (loss.similarity_points, loss.regularity_points) == (100_000, 500)
     assert (loss.weight, loss.prior) == (10, 0.01)

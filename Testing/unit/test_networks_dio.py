@@ -81,6 +81,33 @@ def test_a_feature_sits_where_its_level_says() -> None:
         torch.testing.assert_close(one, other.flip(-1), atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("size", [(33, 20), (21, 18, 9)])
+def test_a_margin_continues_the_image_and_keeps_its_place(size: tuple[int, ...]) -> None:
+    """Features with a margin are those of an image on the larger box, where that has them."""
+    d, margin = len(size), 8
+    turn = torch.linalg.qr(torch.randn(d, d, generator=torch.Generator().manual_seed(1)).double())[0]
+    frame = Frame(size, (1.5, 2.0, 1.2)[:d], (3.0, -5.0, 7.0)[:d], tuple(map(tuple, turn.tolist())))
+    image = torch.rand(1, *frame.shape, generator=torch.Generator().manual_seed(2))
+    torch.manual_seed(0)
+    plain, wide = (replace(SMALL["unet"], margin=m).build(d) for m in (0, margin))
+    wide.load_state_dict(plain.state_dict())
+    around = nn.functional.pad(image[None], (margin, margin) * d, mode="replicate")[0]
+    corner = frame.points()[(0,) * d] - turn @ torch.tensor(frame.spacing, dtype=torch.float64) * margin
+    larger = Frame(
+        tuple(n + 2 * margin for n in size), frame.spacing, tuple(corner.tolist()), frame.direction
+    )
+    found, expected = features_of(wide, Volume(image, frame)), features_of(plain, Volume(around, larger))
+    assert found.frame == frame
+    for one, other in zip(found.levels, expected.levels, strict=True):
+        assert torch.equal(one.data, other.data)
+        torch.testing.assert_close(one.frame.points(), other.frame.points())
+
+
+def test_weights_from_before_there_were_margins_have_none() -> None:
+    values = {k: v for k, v in asdict(FeatureNetwork()).items() if k != "margin"}
+    assert FeatureNetwork.from_mapping(values).margin == 0
+
+
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_a_configuration_comes_back_from_json(name: str) -> None:
     features = CONFIGURATIONS[name].features
@@ -89,7 +116,8 @@ def test_a_configuration_comes_back_from_json(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"kind": "transformer"}, {"widths": [0]}, {"widths": []}, {"start": "16"}, {"more": 1}]
+    "wrong",
+    [{"kind": "transformer"}, {"widths": [0]}, {"widths": []}, {"start": "16"}, {"margin": -1}, {"more": 1}],
 )
 def test_a_wrong_description_is_a_sentence(wrong: dict) -> None:
     with pytest.raises(InputError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from DeepRegistrationLib.interpolation import voxel_centres
@@ -103,6 +104,90 @@ def test_folds_of_known_maps(d: int) -> None:
         matrix = torch.randn(d, d, generator=torch.Generator().manual_seed(seed))
         expected = max(0.0, -float(torch.linalg.det(matrix)))
         assert float(loss_of(linear(matrix, shape), given)["folds"]) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (4, 3, 5)])
+def test_a_fold_between_neighbours_is_seen(shape: tuple[int, ...]) -> None:
+    """Along x a saw-tooth of t voxels: slopes of t and -t in turn, which a central difference takes for none.
+
+    Cells have the determinants 1 + 2t and 1 - 2t in turn.
+    """
+    d, cells = len(shape), shape[-1] - 1
+    for t, deep in ((0.4, 0.0), (2.0, 3.0)):
+        u = torch.zeros(1, *shape, d)
+        u[..., 0] = (torch.arange(cells + 1) % 2 * 2 - 1) * t * 2 / shape[-1]
+        found = float(loss_of(FieldMap(u), batch(1, shape))["folds"])
+        assert found == pytest.approx(deep * (cells // 2) / cells)
+
+
+FOLDED = [((5, 4), 3.0), ((3, 4, 3), 3.0), ((3, 1, 4), 3.0), ((5, 4), 0.1)]
+
+
+@pytest.mark.parametrize(("shape", "size"), FOLDED)
+def test_the_derivative_of_the_folds_against_finite_differences(shape: tuple[int, ...], size: float) -> None:
+    """Double precision, velocities of some voxels through the blocks; with folds, and without any."""
+    torch.manual_seed(0)
+    d = len(shape)
+    network = R2Net.named("strict", d, True).double().eval()
+    given = batch(1, shape)
+    first = size * torch.randn(1, d, *shape, dtype=DOUBLE)
+
+    def folds(velocity: Tensor) -> Tensor:
+        fixed = SimpleNamespace(
+            initial=lambda *_: InitialVelocity(velocity, None), displaced=network.displaced
+        )
+        return PairLoss(1.0, 0.0, 0.0, 1.0)(fixed, given)["folds"]
+
+    value = folds(first.requires_grad_())
+    value.backward()
+    assert bool(value > 0) == bool(first.grad.any()) == (size > 1)
+    assert torch.autograd.gradcheck(folds, (first,))
+
+
+@pytest.mark.parametrize("smoothness", [None, 10.0])
+def test_the_derivative_of_the_whole_loss_against_finite_differences(smoothness: float | None) -> None:
+    """Mean and variance of the velocity; what is drawn is drawn the same each time."""
+    torch.manual_seed(0)
+    network = R2Net.named("strict", 2, False).double().eval()
+    given = batch(1, (5, 4))
+    measure = PairLoss(0.5, 2.0, 1.0, 3.0, smoothness, samples=2)
+
+    def loss(mean: Tensor, spread: Tensor) -> Tensor:
+        torch.manual_seed(1)
+        initial = InitialVelocity(mean, spread)
+        fixed = SimpleNamespace(initial=lambda *_: initial, displaced=network.displaced)
+        terms = measure(fixed, given)
+        assert all(float(terms[name].detach()) > 0 for name in ("similarity", "folds"))
+        return terms["loss"]
+
+    mean, spread = (torch.randn(1, 2, 5, 4, dtype=DOUBLE, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(loss, (mean, spread))
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (4, 5, 3)])
+def test_the_folds_are_half_of_the_determinants_absolute_value_less_itself(shape: tuple[int, ...]) -> None:
+    """The published form, with determinants by numpy of one-sided differences at every cell's corners."""
+    d = len(shape)
+    size = np.array(shape[::-1])
+    u = 0.8 * torch.randn(1, *shape, d, generator=torch.Generator().manual_seed(4))
+    voxels = u[0].double().numpy() * size / 2
+    values = []
+    for cell in np.ndindex(*(n - 1 for n in shape)):
+        corners = []
+        for corner in np.ndindex(*(2,) * d):
+            jacobian = np.eye(d)
+            for axis in range(d):  # x, y, z: the last array axis first
+                ends = []
+                for side in (0, 1):
+                    at = [c + k for c, k in zip(cell, corner, strict=True)]
+                    at[d - 1 - axis] = cell[d - 1 - axis] + side
+                    ends.append(voxels[tuple(at)])
+                jacobian[:, axis] += ends[1] - ends[0]
+            corners.append(np.linalg.det(jacobian))
+        values.append((abs(min(corners)) - min(corners)) / 2)
+    assert np.mean(values) > 0.05
+    found = float(loss_of(FieldMap(u), batch(1, shape))["folds"])
+    assert found == pytest.approx(np.mean(values), rel=1e-4)
 
 
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:

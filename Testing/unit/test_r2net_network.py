@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import pytest
 import torch
 from DeepRegistrationLib.errors import Cancelled, InputError
 from DeepRegistrationLib.methods.r2net.flow import STEPS, LipschitzBlock, ResidualFlow
 from DeepRegistrationLib.methods.r2net.network import CONFIGURATIONS, R2Net
-from DeepRegistrationLib.networks.spectral import SpectralConv
+from DeepRegistrationLib.networks.spectral import SpectralConv, norm_bound
 from DeepRegistrationLib.networks.voxel_unet import VoxelUNet
 from torch import Tensor, nn
+
+LEFT = 0.9238795325
+"""cos(pi / 8): how much of the gain that would be possible the strict norm leaves at least, for each axis."""
 
 
 def parameters(module: nn.Module) -> int:
@@ -22,10 +26,31 @@ def flattened_norm(kernel: Tensor) -> float:
     return float(torch.linalg.svdvals(kernel.detach().double().flatten(1))[0])
 
 
-def convolution_norm(convolution: SpectralConv, kernel: Tensor, rounds: int = 60) -> float:
+def dense_matrix(kernel: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A convolution with zeros outside as the matrix it is, written out entry by entry in double precision.
+
+    Rows are outputs, columns inputs: channel, then voxel.
+    """
+    outputs, inputs, width = kernel.shape[:3]
+    voxels = list(product(*map(range, shape)))
+    index = {voxel: k for k, voxel in enumerate(voxels)}
+    matrix = torch.zeros(outputs, len(voxels), inputs, len(voxels), dtype=torch.float64)
+    for voxel in voxels:
+        for tap in product(range(width), repeat=len(shape)):
+            source = tuple(v + t - width // 2 for v, t in zip(voxel, tap, strict=True))
+            if source in index:
+                matrix[:, index[voxel], :, index[source]] = kernel[(..., *tap)].detach().double()
+    return matrix.flatten(0, 1).flatten(1)
+
+
+def largest_singular_value(matrix: Tensor) -> float:
+    return float(torch.linalg.svdvals(matrix)[0])
+
+
+def convolution_norm(convolution: SpectralConv, kernel: Tensor, side: int = 10, rounds: int = 60) -> float:
     """Operator norm by power iteration on the convolution itself; the transpose comes from autograd."""
     d = kernel.ndim - 2
-    values = torch.randn(1, kernel.shape[1], *(10,) * d, generator=torch.Generator().manual_seed(1))
+    values = torch.randn(1, kernel.shape[1], *(side,) * d, generator=torch.Generator().manual_seed(1))
     for _ in range(rounds):
         values = (values / values.norm()).requires_grad_()
         out = convolution(values, kernel.detach())
@@ -85,16 +110,45 @@ def test_the_stored_vector_moves_in_training_only_and_not_with_the_gradient() ->
     assert not conv.direction.requires_grad and "direction" in dict(conv.named_buffers())
 
 
-def test_the_flattened_norm_does_not_bound_the_convolution_but_the_strict_one_does() -> None:
-    """An even kernel adds up what it overlaps: up to sqrt(27) times the flattened norm."""
-    for strict, expected in ((False, 27 / 27**0.5), (True, 1.0)):
-        conv = SpectralConv(3, 1, 1, 3, strict)
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_the_flattened_norm_does_not_bound_the_convolution_but_the_strict_one_does(dimension: int) -> None:
+    """A constant kernel adds up what it overlaps: sqrt(3^d) times the flattened norm."""
+    for strict, expected in ((False, 3 ** (dimension / 2)), (True, LEFT**dimension)):
+        conv = SpectralConv(dimension, 1, 1, 3, strict)
         nn.init.ones_(conv.weight)
         # what a constant image gives inside, where no zeros from outside come in
-        inside = conv.eval()(torch.ones(1, 1, 5, 5, 5))[0, 0, 2, 2, 2]
+        inside = conv.eval()(torch.ones(1, 1, *(5,) * dimension))[(0, 0, *(2,) * dimension)]
         assert float(inside.detach()) == pytest.approx(expected, rel=1e-5)
         norm = convolution_norm(conv, conv.kernel())
-        assert norm <= 1 + 1e-5 if strict else norm > 4.5
+        assert norm <= 1 if strict else norm > 0.8 * expected
+
+
+@pytest.mark.parametrize("shape", [(8, 7), (1, 6), (5, 4, 4), (3, 1, 5)])
+@pytest.mark.parametrize("width", [1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_strict_norm_bounds_the_convolutions_matrix(
+    shape: tuple[int, ...], width: int, seed: int
+) -> None:
+    """Against the largest singular value of the whole matrix, for weights of any size and channels."""
+    torch.manual_seed(seed)
+    d = len(shape)
+    strict = SpectralConv(d, 2, 3, width, strict=True)
+    strict.weight.data.mul_(10.0 ** (2 * seed - 2))
+    matrix = dense_matrix(strict.kernel(), shape)
+    values = torch.randn(1, 2, *shape)
+    applied = (matrix @ values.flatten().double()).view(3, *shape)
+    torch.testing.assert_close(strict(values)[0].detach().double(), applied, rtol=1e-4, atol=1e-5)
+    norm = largest_singular_value(matrix)
+    assert norm <= 1 + 1e-6
+    if width == 1:
+        assert norm == pytest.approx(1, rel=1e-5)  # each voxel alone: nothing to be careful about
+    else:
+        published = SpectralConv(d, 2, 3, width).eval()
+        published.weight.data.copy_(strict.weight)
+        published.direction.copy_(torch.linalg.svd(strict.weight.detach().flatten(1)).U[:, 0])
+        assert flattened_norm(published.kernel()) == pytest.approx(1, rel=1e-5)
+        unlimited = largest_singular_value(dense_matrix(published.kernel(), shape))
+        assert min(shape) < 4 or unlimited > 1.1
 
 
 @pytest.mark.parametrize("dimension", [2, 3])
@@ -107,8 +161,23 @@ def test_the_operator_norm_is_at_most_one_in_the_strict_option_only(dimension: i
         published.kernel()
     assert flattened_norm(published.kernel()) == pytest.approx(1, abs=1e-2)
     assert convolution_norm(published, published.kernel()) > 1.2
-    assert convolution_norm(strict, strict.kernel()) <= 1
-    assert flattened_norm(strict.kernel()) == pytest.approx(3 ** (-dimension / 2), rel=1e-5)
+    norm = convolution_norm(strict, strict.kernel(), side=24)
+    assert 0.9 * LEFT**dimension < norm <= 1  # not much less than what would be possible
+
+
+@pytest.mark.parametrize("dimension", [2, 3])
+def test_the_bound_is_above_every_frequency_and_not_far_above(dimension: int) -> None:
+    """Against the transform written out as a sum, at frequencies it was not computed at."""
+    for seed in range(20):
+        draw = torch.Generator().manual_seed(seed)
+        kernel = torch.randn(3, 2, *(3,) * dimension, generator=draw, dtype=torch.float64)
+        frequencies = 2 * torch.pi * torch.rand(4000, dimension, generator=draw, dtype=torch.float64)
+        taps = torch.tensor(list(product((-1.0, 0.0, 1.0), repeat=dimension)), dtype=torch.float64)
+        waves = torch.polar(torch.ones(4000, len(taps), dtype=torch.float64), frequencies @ taps.T)
+        transform = torch.einsum("ft,oit->foi", waves, kernel.flatten(2).to(waves.dtype))
+        seen = float(torch.linalg.svdvals(transform).max())
+        bound = float(norm_bound(kernel))
+        assert seen <= bound < 1.03 * seen / LEFT**dimension
 
 
 def test_both_norms_have_the_derivative_of_a_normalisation() -> None:
@@ -121,7 +190,7 @@ def test_both_norms_have_the_derivative_of_a_normalisation() -> None:
         conv.eval()
         assert torch.autograd.gradcheck(lambda _, c=conv: c.kernel(), (conv.weight,))
         (conv.kernel() * torch.randn_like(conv.weight)).sum().backward()
-        assert abs(float((conv.weight.grad * conv.weight).sum())) < 1e-10
+        assert abs(float((conv.weight.grad * conv.weight).detach().sum())) < 1e-10
         assert float(conv.weight.grad.abs().max()) > 1e-3
 
 
@@ -171,6 +240,31 @@ def test_the_steps_are_the_stated_formula() -> None:
         hidden = torch.where(hidden > 0, hidden, 0.2 * hidden)
         expected = expected + torch.tanh(torch.einsum("oi,bixy->boxy", second[..., 0, 0], hidden)) / 2
     torch.testing.assert_close(flow(velocity), expected)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_each_step_keeps_its_velocity_only_and_the_gradient_is_that_of_the_blocks(shared: bool) -> None:
+    torch.manual_seed(0)
+    flow = ResidualFlow(2, shared, strict=True).double()
+    velocity = torch.randn(1, 2, 40, 41, dtype=torch.float64, requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    inputs = [velocity, *flow.parameters()]
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = flow(velocity)
+    field = velocity.numel() * velocity.element_size()
+    # the rest are kernels and what they were computed from
+    assert [size for size in kept.values() if size > field / 2] == [field] * STEPS
+    found = torch.autograd.grad(out.square().sum(), inputs)
+    plain = velocity
+    for step in range(STEPS):
+        plain = flow.blocks[step % len(flow.blocks)](plain)
+    expected = torch.autograd.grad(plain.square().sum(), inputs)
+    torch.testing.assert_close(found, expected)
 
 
 def test_a_strict_block_is_invertible() -> None:
@@ -263,7 +357,7 @@ def test_it_is_watched_between_layers() -> None:
     network, calls = stirred("small", 2, True).eval(), []
     images = torch.rand(2, 1, 1, 16, 16)
     network(*images, lambda: calls.append(1))
-    assert len(calls) == 11 + STEPS  # eleven convolutions of the U-Net, seven steps
+    assert len(calls) == 11 + 1 + STEPS  # the U-Net's convolutions, the head, the steps
 
     def stop() -> None:
         raise Cancelled("The registration was cancelled.")

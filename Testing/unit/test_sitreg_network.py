@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 
@@ -150,7 +151,7 @@ def test_what_constant_displacements_come_to() -> None:
 class _Constant(nn.Module):
     """Stands in for an extraction network: 0.2 along x, with the sign of the order."""
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, watch: object) -> Tensor:
         x = torch.full_like(features[:1, :1], 0.2)
         along_x = torch.cat([x, torch.zeros_like(x)], 1)
         return torch.cat([along_x, -along_x])
@@ -174,7 +175,7 @@ def test_a_coarse_feature_lies_where_its_block_of_voxels_lies() -> None:
             parameter.zero_()
         for project in pyramid.project:
             project.weight.fill_(1.0)
-    pyramid.blocks = nn.ModuleList(nn.Identity() for _ in range(3))
+    pyramid.blocks = nn.ModuleList(nn.Sequential() for _ in range(3))
     image = torch.rand(1, 1, 8, 12)
     with torch.no_grad():
         levels = pyramid(image)
@@ -243,19 +244,27 @@ class _Turn(nn.Module):
 # --- around it ------------------------------------------------------------------------------------
 
 
-def test_it_can_be_cancelled_within_a_level() -> None:
-    token, count = CancelToken(), []
-    report = Reporter(cancel=token)
+@pytest.mark.parametrize("complete", [False, True])
+def test_it_can_be_cancelled_at_any_layer_and_within_an_inversion(complete: bool) -> None:
+    def calls_until(last: float) -> int:
+        token, count = CancelToken(), []
+        report = Reporter(cancel=token)
 
-    def watch() -> None:
-        count.append(1)
-        if len(count) == 6:  # three levels of the pyramid, then within the first inversion
-            token.cancel()
-        report("Predicting", 0.0)
+        def watch() -> None:
+            count.append(1)
+            if len(count) == last:
+                token.cancel()
+            report("Predicting", 0.0)
 
-    with pytest.raises(Cancelled):
-        both(SitRegNetwork(SMALL, 2), *images((16, 24)), watch=watch)
-    assert len(count) == 6
+        with contextlib.suppress(Cancelled):
+            both(SitRegNetwork(SMALL, 2), *images((16, 24)), complete=complete, watch=watch)
+        return len(count)
+
+    calls = calls_until(math.inf)
+    layers = 6 + 4  # of the pyramid's and of an extraction's blocks
+    assert calls >= 3 * (layers + 2) + (3 * 4 if complete else 0)  # two iterations of an inversion at least
+    for last in (1, layers, calls // 2, calls - 1):
+        assert calls_until(last) == last
 
 
 def test_weights_bring_it_back_and_wrong_ones_are_refused() -> None:

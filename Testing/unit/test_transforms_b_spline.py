@@ -17,7 +17,7 @@ OBLIQUE = Frame(
     (14, 17, 10), (1.5, 0.9, 2.0), (50.0, 2.0, 3.0), ((0.0, 0.6, 0.8), (0.0, -0.8, 0.6), (-1.0, 0.0, 0.0))
 )
 
-# METHODS: SITReg's table of the largest change K per unit coefficient
+# SITReg (arXiv 2303.10211), Table 16: the largest change K per unit coefficient
 TABLE = {
     2: {1: 2.2222, 2: 2.03117, 4: 2.08419, 8: 2.06357, 16: 2.05707},
     3: {1: 2.7778, 2: 2.59439, 4: 2.51237, 8: 2.49548, 16: 2.48909},

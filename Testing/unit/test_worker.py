@@ -83,6 +83,16 @@ PARAMETERS = {
 }
 
 
+def test_a_cancellation_that_overtakes_its_request_counts(bare: Bare) -> None:
+    for number in (1, 2):
+        bare.put(number, fixed=ball(), moving=ball())
+    bare.send(cancel=1)
+    bare.send(id=1, task="register", parameters=PARAMETERS, arrays=["fixed", "moving"])
+    assert bare.result() == {"event": "cancelled", "id": 1}
+    bare.send(id=2, task="register", parameters=PARAMETERS, arrays=["fixed", "moving"])
+    assert bare.result()["event"] == "finished"
+
+
 def test_whatever_is_written_to_it_the_worker_lives_on(bare: Bare) -> None:
     lines = [
         b"not json\n",

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import InputError, OutputError
+from ..file_checks import itk_name
 
 
 def check_folder(folder: Path) -> None:
@@ -17,7 +18,11 @@ def check_folder(folder: Path) -> None:
         InputError: there is a file of that name.
         OutputError: it cannot be written to.
     """
-    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError as error:
+        raise InputError(f"{folder} cannot be used for the results: {error.strerror}.") from error
+    itk_name(folder)
     if not nearest.is_dir():
         raise InputError(f"{nearest} is a file; the results need a folder.")
     if not os.access(nearest, os.W_OK | os.X_OK):

@@ -4,22 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from ..progress import CancelToken
 from ..training.checkpoint import CHECKPOINT
 from ..training.log import CURVE, TEXT
 from ..training.loop import WEIGHTS, TrainingResult, train
 from ..training.options import TrainingOptions
 from .files import check_folder
 from .progress import shown_progress
+from .stopping import INTERRUPTED, stoppable
 from .tables import Row, table
-
-_INTERRUPTED = 130
 
 
 def run(options: argparse.Namespace) -> int:
@@ -27,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(options.out)
     check_folder(folder)
     quiet = options.quiet or int(os.environ.get("RANK") or 0) > 0  # one of several processes speaks
-    with _stoppable() as cancel, shown_progress(quiet, json_lines=False) as progress:
+    with stoppable() as cancel, shown_progress(quiet, json_lines=False) as progress:
         result = train(
             TrainingOptions(
                 folder,
@@ -50,7 +44,7 @@ def run(options: argparse.Namespace) -> int:
         )
     if not quiet:
         _tell(result, folder)
-    return _INTERRUPTED if result.reason == "interrupted" else 0
+    return INTERRUPTED if result.reason == "interrupted" else 0
 
 
 def _tell(result: TrainingResult, folder: Path) -> None:
@@ -74,24 +68,3 @@ def _rows(result: TrainingResult) -> list[Row]:
             rows.append((name, *values))
     rows.append(("folds (% of voxels)", "", f"{numbers['folds_percent']:.4f}"))
     return rows
-
-
-@contextmanager
-def _stoppable() -> Iterator[CancelToken]:
-    """A token that the first interrupt or polite kill sets; the second one interrupts at once."""
-    cancel = CancelToken()
-    if threading.current_thread() is not threading.main_thread():
-        yield cancel
-        return
-
-    def stop(number: int, frame: object) -> None:
-        if cancel.cancelled:
-            raise KeyboardInterrupt
-        cancel.cancel()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield cancel
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

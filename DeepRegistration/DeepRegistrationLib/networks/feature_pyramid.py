@@ -38,17 +38,15 @@ class FeaturePyramid(nn.Module):
     def forward(self, image: Tensor, watch: Callable[[], None] | None = None) -> list[Tensor]:
         """(B, inputs, *S) to features (B, channels[k], *ceil(S / 2^k)), finest first.
 
-        `watch` is called before each level.
+        `watch` is called between layers.
         """
         features: list[Tensor] = []
         skip = image
         for k, (project, block) in enumerate(zip(self.project, self.blocks, strict=True)):
-            if watch is not None:
-                watch()
             skip = (
                 project(skip) if k == 0 else self.down[k - 1](_evened(features[-1])) + project(halved(skip))
             )
-            features.append(block(skip))
+            features.append(layer_by_layer(block, skip, watch))
         return features
 
 
@@ -62,6 +60,15 @@ def units(dimension: int, inputs: int, outputs: int, groups: int | None) -> nn.S
             layers.append(nn.GroupNorm(groups, outputs))
         layers.append(nn.ReLU())
     return nn.Sequential(*layers)
+
+
+def layer_by_layer(layers: nn.Sequential, image: Tensor, watch: Callable[[], None] | None) -> Tensor:
+    """The layers applied one after the other; `watch` is called before each."""
+    for layer in layers:
+        if watch is not None:
+            watch()
+        image = layer(image)
+    return image
 
 
 def _evened(image: Tensor) -> Tensor:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+_FREQUENCIES = 8
+"""Frequencies for each voxel of distance that a kernel reaches, and axis."""
 
 
 class SpectralConv(nn.Module):
@@ -14,8 +19,8 @@ class SpectralConv(nn.Module):
     (inputs k^d) (Miyato et al., ICLR 2018). By default that value is followed by one power iteration for
     each normalisation in training. Images overlap k^d times in what W sees of them, so the
     convolution's own norm can be up to sqrt(k^d) times that of W. With `strict` the kernel is divided by
-    this factor as well, and the singular value is computed, not followed: the convolution is then 1-Lipschitz
-    in the Euclidean norm for any weights and any image size.
+    `norm_bound` instead: the convolution is then 1-Lipschitz in the Euclidean norm for any weights and any
+    image size.
 
     Args:
         dimension: 2 or 3.
@@ -34,10 +39,12 @@ class SpectralConv(nn.Module):
 
     def kernel(self) -> Tensor:
         """The normalised kernel; in training one power iteration moves the stored vector."""
+        norm = norm_bound(self.weight) if self.strict else self._followed_norm()
+        return self.weight / norm.clamp_min(torch.finfo(norm.dtype).tiny)
+
+    def _followed_norm(self) -> Tensor:
+        """Of the flattened kernel, as far as the iteration has got."""
         flat = self.weight.flatten(1)
-        if self.strict:
-            overlap = self.weight[0, 0].numel() ** 0.5
-            return self.weight / (torch.linalg.matrix_norm(flat, 2) * overlap).clamp_min(_tiny(flat))
         with torch.no_grad():
             u = self.direction
             v = F.normalize(flat.T @ u, dim=0)
@@ -45,7 +52,7 @@ class SpectralConv(nn.Module):
                 u = F.normalize(flat @ v, dim=0)
                 self.direction.copy_(u)
             u = u.clone()  # the gradient looks at it after the next iteration has changed the stored one
-        return self.weight / torch.dot(u, flat @ v).clamp_min(_tiny(flat))
+        return torch.dot(u, flat @ v)
 
     def forward(self, values: Tensor, kernel: Tensor | None = None) -> Tensor:
         """(B, inputs, *S) to (B, outputs, *S); `kernel` is one that `kernel()` gave before."""
@@ -53,5 +60,22 @@ class SpectralConv(nn.Module):
         return conv(values, self.kernel() if kernel is None else kernel, padding="same")
 
 
-def _tiny(like: Tensor) -> float:
-    return torch.finfo(like.dtype).tiny
+def norm_bound(kernel: Tensor) -> Tensor:
+    """An upper bound of the operator norm of the convolution with a kernel, zeros outside, any image size.
+
+    On an endless lattice the norm is the supremum over frequencies w of the largest singular value of the
+    kernel's Fourier transform P(w), outputs x inputs (for a torus: Sedghi et al., ICLR 2019); zeros
+    outside can only lower it. It is computed at n equidistant frequencies an axis. For any unit a and b,
+    a^T P b is a trigonometric polynomial of degree r = (k - 1) / 2 in each frequency, whose maximum exceeds
+    that over n points by at most 1 / cos(pi r / n) (Ehlich and Zeller, Mathematische Zeitschrift 86, 1964),
+    the factor of each axis. For k = 3 the bound is at most 1.17 times the norm in 2-D and 1.27 times in 3-D.
+
+    Args:
+        kernel: (outputs, inputs, k, ..., k), k odd.
+    """
+    d, reach = kernel.ndim - 2, kernel.shape[-1] // 2
+    count = max(1, _FREQUENCIES * reach)
+    # half of the frequencies will do: the others' values are the complex conjugates
+    transform = torch.fft.rfftn(kernel, (count,) * d, tuple(range(2, kernel.ndim)))
+    seen = torch.linalg.matrix_norm(transform.flatten(2).movedim(-1, 0), 2).amax()
+    return seen / math.cos(math.pi * reach / count) ** d

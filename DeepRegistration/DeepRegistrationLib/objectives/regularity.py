@@ -7,14 +7,17 @@ the box's side lengths in mm, (x, y, z) order, which turns derivatives into mm p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import reduce
+from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.utils.checkpoint import checkpoint
 
 from ..errors import InputError
-from ..field import jacobian_determinant
+from ..field import cell_determinant
 
 PointMap = Callable[[Tensor], Tensor]
 """Points (..., d) to points (..., d), both in the same normalised coordinates."""
@@ -58,11 +61,18 @@ def bending_energy(displacement: Tensor, extent: Sequence[float]) -> Tensor:
 
 
 def fold_penalty(displacement: Tensor) -> Tensor:
-    """Mean over voxels of max(0, -det J) of the map x + displacement; unitless, 0 without folds.
+    """Mean over the lattice's cells of max(0, -det J) of the map x + displacement; unitless, 0 without folds.
 
-    The determinant is that of central differences at voxels.
+    The determinant is the smallest at the corners of a cell, that of the linearly interpolated map: central
+    differences do not see folds between neighbours.
     """
-    return torch.relu(-jacobian_determinant(displacement)).mean()
+    corners = product((0, 1), repeat=displacement.shape[-1])
+    # computed again on the way back, a corner at a time: there would be more to keep than of a network
+    values = (
+        checkpoint(cell_determinant, displacement, [c], use_reentrant=False, preserve_rng_state=False)
+        for c in corners
+    )
+    return torch.relu(-reduce(torch.minimum, values)).mean()
 
 
 def inverse_consistency(forward: PointMap, backward: PointMap, points: Tensor) -> Tensor:

@@ -26,6 +26,8 @@ class Batch:
         fixed_landmarks: (B, N, d) normalised coordinates (x, y, z), or None.
         moving_landmarks: their partners.
         spacing: of a voxel, mm, (x, y, z).
+        displacement: the true map where it is known, (B, *S, d), pull-back from fixed to moving, in
+            normalised units of the lattice, or None.
     """
 
     fixed: Tensor
@@ -35,6 +37,7 @@ class Batch:
     fixed_landmarks: Tensor | None
     moving_landmarks: Tensor | None
     spacing: tuple[float, ...]
+    displacement: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -42,7 +45,7 @@ class Batch:
 
     def pinned(self) -> Batch:
         """The same batch in memory from which a GPU copies without waiting."""
-        return self._with(Tensor.pin_memory)
+        return self._with(lambda tensor: tensor.pin_memory() if tensor.device.type == "cpu" else tensor)
 
     def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
         values = (getattr(self, f.name) for f in fields(self))

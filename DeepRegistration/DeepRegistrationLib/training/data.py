@@ -1,57 +1,28 @@
-"""Where training pairs come from: `open_data` reads the text a user gives.
-
-Every draw is a function of (seed, step, place in the step), not of what was drawn before: a training
-that is resumed sees what it would have seen, and processes side by side share one step's draws.
-"""
+"""Where training pairs come from: `open_data` reads the text a user gives."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from urllib.parse import parse_qsl
 
-import numpy as np
+import torch
 
 from ..errors import InputError
 from .base import Batch
+from .folder_data import FolderPairs
+from .generated import GeneratedPairs
+from .shapes import Shapes, Squares
+from .source import PairSource
+from .synthesis import AnatomyPairs
 
-_TRAINING, _HELD_OUT = 0, 1
 GENERATED = "generated:"
-
-
-class PairSource(ABC):
-    """Pairs on one lattice, without end.
-
-    Attributes:
-        spec: the text that described it.
-        dimension: 2 or 3.
-        shape: voxels, array order.
-    """
-
-    spec: str
-    dimension: int
-    shape: tuple[int, ...]
-
-    def batch(self, count: int, seed: int, step: int, first: int = 0) -> Batch:
-        """Pairs `first` to `first + count - 1` of a training step, on the CPU."""
-        return self._pairs(
-            [np.random.default_rng([_TRAINING, seed, step, first + k]) for k in range(count)], False
-        )
-
-    def held_out(self, index: int) -> Batch:
-        """One of the pairs kept for validation; the same for every seed. There are `held_out_count`."""
-        return self._pairs([np.random.default_rng([_HELD_OUT, index])], True, index)
-
-    @property
-    @abstractmethod
-    def held_out_count(self) -> int:
-        """How many pairs there are for validation."""
-
-    @abstractmethod
-    def _pairs(self, draws: Sequence[np.random.Generator], held_out: bool, index: int = 0) -> Batch:
-        """A pair per generator; the held-out pair number `index` when that is asked for."""
+GENERATORS: dict[str, type[GeneratedPairs]] = {
+    "anatomy": AnatomyPairs,
+    "shapes": Shapes,
+    "squares": Squares,
+}
 
 
 def open_data(
@@ -59,23 +30,23 @@ def open_data(
     dimension: int | None = None,
     shape: Sequence[int] | None = None,
     default: Callable[[int], Sequence[int]] | None = None,
+    device: torch.device | str = "cpu",
 ) -> PairSource:
     """The pairs a text describes.
 
     Args:
-        spec: ``generated:NAME?option=value&...`` (see shapes.py) or the path of a folder (see
-            folder_data.py).
+        spec: ``generated:NAME?option=value&...`` (see shapes.py and synthesis/) or the path of a folder
+            (see folder_data.py).
         dimension: 2 or 3; None takes that of the folder's images, 2 for generated ones.
         shape: voxels of the working lattice, array order; None leaves it to the text or `default`.
         default: the shape for a dimension, where neither says; None takes that of the first image, or of
             the generator.
+        device: where pairs are made by a generator that can (``anatomy``); the others, and folders, give
+            theirs on the CPU.
 
     Raises:
         InputError: the text is not understood, or the folder cannot be used.
     """
-    from .folder_data import FolderPairs  # these need what is above
-    from .shapes import GENERATORS
-
     if dimension not in (None, 2, 3):
         raise InputError(f"There are 2-D and 3-D images, none with {dimension} dimensions.")
     if shape is not None:
@@ -94,7 +65,9 @@ def open_data(
         _check_shape(shape, d)
     elif "size" in options:
         raise InputError(f"Say the size of '{spec}' once: in the data or as the shape.")
-    return kind(spec, tuple(int(n) for n in shape), **options)
+    source = kind(spec, tuple(int(n) for n in shape), **options)
+    source.device = torch.device(device)
+    return source
 
 
 def _check_shape(shape: Sequence[int], dimension: int | None) -> None:

@@ -34,7 +34,7 @@ from ..io import read_labels, read_volume
 from ..landmarks import pair_landmarks
 from ..prepare import normalised
 from .base import Batch
-from .data import PairSource
+from .source import PairSource
 
 _CACHE_BYTES = 4 << 30
 _TENTH = 10

@@ -93,7 +93,11 @@ class Learner:
         factor = self.task.rate_at(self.stage, (self.step - start) / max(1, end - start))
         for group in self.optimiser.param_groups:
             group["lr"] = group["initial_lr"] * factor
-        numbers = self._numbers(self._gradient(batch))
+        try:
+            numbers = self._numbers(self._gradient(batch))
+        except BaseException:
+            self._undo()
+            raise
         # The gradient is the same on all processes, a loss is not: they have to decide alike.
         finite = math.isfinite(numbers["gradient"])
         if finite or self._scaler.is_enabled():
@@ -166,10 +170,14 @@ class Learner:
         values = torch.stack([term.detach().float().reshape(()) for term in terms.values()]).tolist()
         return dict(zip(terms, values, strict=True))
 
-    def _skip(self) -> None:
-        """Undo what a step without a finite gradient did to the network: its running statistics."""
+    def _undo(self) -> None:
+        """Undo what a step that came to nothing did to the network: its running statistics."""
         for kept, running in zip(self._kept, self._running, strict=True):
             running.copy_(kept)
+
+    def _skip(self) -> None:
+        """Leave out a step without a finite gradient."""
+        self._undo()
         self.skipped += 1
         self._skipped_in_a_row += 1
         if self._skipped_in_a_row >= _MOST_SKIPPED:

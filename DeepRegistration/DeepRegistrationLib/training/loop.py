@@ -25,7 +25,7 @@ from .data import PairSource, Prefetched, open_data
 from .learner import Learner
 from .log import TrainingLog
 from .options import TrainingOptions
-from .processes import Processes, joined
+from .processes import Processes, has_lost_one, joined
 from .validate import validate
 
 WEIGHTS = "weights.pt"
@@ -113,6 +113,8 @@ class _Run:
         self.learner = Learner(
             self.task, self.configuration, dimension, steps, given["seed"], processes, before
         )
+        self.pairs = [stage.batch * given["processes"] for stage in self.learner.stages]
+        self.share = [processes.share(pairs) for pairs in self.pairs]
         kept = before.record if before else {"losses": {}, "validation": {}}
         self.losses, self.validation = kept["losses"], kept["validation"]
         self.seconds_before = before.seconds if before else 0.0
@@ -124,7 +126,11 @@ class _Run:
         if self.options.resume and "size=" in given["data"]:
             shape = None  # the text says so itself
         return open_data(
-            given["data"], dimension, shape, lambda d: self.task.convention(self.configuration, d)["shape"]
+            given["data"],
+            dimension,
+            shape,
+            lambda d: self.task.convention(self.configuration, d)["shape"],
+            self.processes.device,
         )
 
     def _log(self, resumed: bool) -> TrainingLog:
@@ -144,6 +150,7 @@ class _Run:
             f"data: {source.spec}, {' x '.join(map(str, source.shape))} voxels, "
             f"{source.held_out_count} pairs held out",
             f"seed {learner.seed}, {self.processes.count} process(es) on {hardware['device']}, "
+            f"{' then '.join(map(str, self.pairs))} pairs a step, "
             f"{hardware['threads']} threads, torch {hardware['versions']['torch']}, "
             f"precision {learner.precision or 'float32'}",
         ):
@@ -159,11 +166,18 @@ class _Run:
             self._save_after(error)
             raise
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            problem: RegistrationError
+            if is_out_of_memory(error):
+                problem = ResourceError(
+                    "There is not enough memory; train with a smaller --shape or configuration."
+                )
+            elif self.processes.count > 1 and has_lost_one(error):
+                problem = RegistrationError(
+                    f"Another process of this training has ended, so process {self.processes.rank} stops at "
+                    f"step {learner.step}; go on with --resume."
+                )
+            else:
                 raise
-            problem = ResourceError(
-                "There is not enough memory; train with a smaller --shape or configuration."
-            )
             self._save_after(problem)
             raise problem from error
         sha256 = self._save()
@@ -194,7 +208,7 @@ class _Run:
 
     def _draw(self, step: int) -> Batch:
         """This process's share of a step's pairs."""
-        count = self.learner.stages[self.learner.stage_of(step)].batch
+        count = self.share[self.learner.stage_of(step)]
         batch = self.source.batch(count, self.learner.seed, step, first=self.processes.rank * count)
         return batch.pinned() if self.processes.device.type == "cuda" else batch
 
@@ -268,7 +282,9 @@ class _Run:
     def _save_weights(self) -> str:
         hardware, learner = environment(self.processes.device), self.learner
         record = {
-            **{name: self.settings[name] for name in ("data", "seed", "shape", "processes")},
+            **{name: self.settings[name] for name in ("data", "seed", "shape")},
+            "processes": self.processes.count,
+            "pairs_per_step": self.pairs[: learner.stage_index + 1],
             "steps": learner.step,
             "steps_planned": learner.steps,
             "stages": [asdict(stage) for stage in learner.stages[: learner.stage_index + 1]],

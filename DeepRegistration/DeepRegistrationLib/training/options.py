@@ -49,8 +49,11 @@ class TrainingOptions:
     half: bool = False
 
     def checked(self, processes: int) -> tuple[dict[str, Any], Checkpoint | None]:
-        """What identifies the training (method, configuration, data, steps, dimension, seed, shape,
-        number of processes; None where it is not decided yet), and the checkpoint to go on from, if any.
+        """What identifies the training (method, configuration, data, steps, dimension, seed, shape; None
+        where it is not decided yet), and the checkpoint to go on from, if any.
+
+        With it goes the number of processes it was started with, which decides how many pairs a step
+        takes. Resumed with another number, a step still takes the same pairs, dealt out anew.
 
         Raises:
             InputError: numbers out of range, something missing, a folder that holds a training already,
@@ -58,7 +61,7 @@ class TrainingOptions:
         """
         self._check_numbers()
         wanted = {name: getattr(self, name) for name in _IDENTITY}
-        wanted |= {"shape": None if self.shape is None else list(self.shape), "processes": processes}
+        wanted["shape"] = None if self.shape is None else list(self.shape)
         if not self.resume:
             for name, flag in (("method", "--method"), ("configuration", "--config"), ("data", "--data")):
                 if wanted[name] is None:
@@ -67,7 +70,7 @@ class TrainingOptions:
                 raise InputError(
                     f"{self.out} already holds a training; go on with --resume, or choose another folder."
                 )
-            return {**wanted, "seed": self.seed or 0}, None
+            return {**wanted, "seed": self.seed or 0, "processes": processes}, None
         before = load_checkpoint(self.out)
         for name, value in wanted.items():
             there = before.settings[name]

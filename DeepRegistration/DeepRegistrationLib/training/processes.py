@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +13,18 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import resources
-from ..errors import InputError
+from ..errors import InputError, NotAvailableError
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_LOST = (
+    "closed by peer",
+    "connection reset",
+    "connection refused",
+    "broken pipe",
+    "gloo",
+    "nccl",
+    "timed out",
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,20 @@ class Processes:
             return network
         return nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
+    def share(self, pairs: int) -> int:
+        """How many of a step's pairs fall to each process.
+
+        Raises:
+            InputError: they cannot be shared evenly, so that their mean would not be that of all pairs.
+        """
+        if pairs % self.count:
+            fitting = ", ".join(str(n) for n in range(1, pairs + 1) if pairs % n == 0)
+            raise InputError(
+                f"A step of this training takes {pairs} pairs, which {self.count} processes cannot share "
+                f"evenly; resume it with {fitting} of them."
+            )
+        return pairs // self.count
+
     def agreed(self, wish: int) -> int:
         """The largest of all processes' wishes; they wait for one another here."""
         if self.count == 1:
@@ -85,8 +108,23 @@ def joined(device: str) -> Iterator[Processes]:
     if gpu:
         place = torch.device("cuda", int(os.environ.get("LOCAL_RANK", rank)) % torch.cuda.device_count())
         torch.cuda.set_device(place)
-    dist.init_process_group("nccl" if gpu else "gloo", rank=rank, world_size=count)
+    try:
+        dist.init_process_group("nccl" if gpu else "gloo", rank=rank, world_size=count)
+    except RuntimeError as error:
+        raise NotAvailableError(
+            f"The {count} processes of the training did not find one another at "
+            f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}."
+        ) from error
     try:
         yield Processes(rank, count, place)
     finally:
-        dist.destroy_process_group()
+        with suppress(RuntimeError):  # of a group that has lost a member
+            dist.destroy_process_group()
+
+
+def has_lost_one(error: BaseException) -> bool:
+    """Whether an exception says that another process of the training is gone."""
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and (
+        isinstance(error, getattr(dist, "DistError", ())) or any(word in text for word in _LOST)
+    )

@@ -18,49 +18,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..frame import Frame
 from .base import Batch
-from .data import PairSource
-
-_HELD_OUT = 64
-
-
-def _flag(text: str) -> bool:
-    if text not in ("0", "1"):
-        raise ValueError(text)
-    return text == "1"
-
-
-def _choice(*names: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in names:
-            raise ValueError(text)
-        return text
-
-    return parse
-
-
-class GeneratedPairs(PairSource):
-    """What the generators share: a lattice of 1 mm voxels, one label, the shape itself.
-
-    Class attributes:
-        size: voxels along each axis unless anybody says otherwise.
-        options: what can be written after the question mark, and how it is read.
-    """
-
-    size: ClassVar[int]
-    options: ClassVar[Mapping[str, Callable]]
-
-    def __init__(self, spec: str, shape: tuple[int, ...]) -> None:
-        self.spec, self.shape, self.dimension = spec, shape, len(shape)
-
-    @property
-    def held_out_count(self) -> int:
-        return _HELD_OUT
-
-    def _batch(self, images: Tensor, labels: Tensor) -> Batch:
-        """From (B, 2, *S) images and labels of the fixed and the moving side."""
-        fixed, moving = images[:, :1].contiguous(), images[:, 1:].contiguous()
-        of_fixed, of_moving = labels[:, :1].contiguous(), labels[:, 1:].contiguous()
-        return Batch(fixed, moving, of_fixed, of_moving, None, None, (1.0,) * self.dimension)
+from .generated import GeneratedPairs, choice, flag
 
 
 class Shapes(GeneratedPairs):
@@ -75,8 +33,8 @@ class Shapes(GeneratedPairs):
     size = 64
     options: ClassVar[Mapping[str, Callable]] = {
         "size": int,
-        "pairs": _choice("any", "same"),
-        "hollow": _flag,
+        "pairs": choice("any", "same"),
+        "hollow": flag,
         "edge": float,
     }
 
@@ -161,9 +119,6 @@ class Squares(GeneratedPairs):
                 corners[1] = draw.integers(low, np.minimum(room, corners[0] + self._side))
             if (np.abs(corners[0] - corners[1]) < self._side).all() != apart:
                 return corners
-
-
-GENERATORS: dict[str, type[GeneratedPairs]] = {"shapes": Shapes, "squares": Squares}
 
 
 def _voxel_points(shape: tuple[int, ...]) -> Tensor:

@@ -13,10 +13,13 @@ from ..frame import Frame
 from ..interpolation import sample
 from ..metrics import fold_statistics
 from .base import Batch, TrainingTask
-from .data import PairSource
+from .source import PairSource
 
 _PAIRS = {2: 16, 3: 4}
 """Held-out pairs looked at, by dimension: a 3-D one takes as long as many 2-D ones."""
+
+_OF_SOME = ("dice_before", "dice_after", "error_before", "error_after")
+"""What is measured where there are labels, or a known map."""
 
 
 def validate(
@@ -37,7 +40,8 @@ def validate(
 
     Returns:
         ``pairs``, how many; ``mse_before`` and ``mse_after`` of the images; ``dice_before`` and
-        ``dice_after``, means over pairs and labels, where there are labels; ``folds_percent`` (see
+        ``dice_after``, means over pairs and labels, where there are labels; ``error_before`` and
+        ``error_after``, distance to the true map, voxels, where it is known; ``folds_percent`` (see
         `metrics.FOLDS_MEASURED`); ``determinant_min``. Empty without held-out pairs.
     """
     limit = _PAIRS[source.dimension] if pairs is None else pairs
@@ -52,7 +56,7 @@ def validate(
     finally:
         network.train(training)
     result: dict[str, Any] = {"pairs": count}
-    for name in ("mse_before", "mse_after", "dice_before", "dice_after", "folds_percent"):
+    for name in ("mse_before", "mse_after", *_OF_SOME, "folds_percent"):
         values = [row[name] for row in rows if name in row]
         if values:
             result[name] = statistics.fmean(values)
@@ -69,6 +73,11 @@ def _measured(task: TrainingTask, network: nn.Module, batch: Batch) -> dict[str,
     row = {name: folds[name] for name in ("folds_percent", "determinant_min")}
     row["mse_before"] = float((batch.moving - batch.fixed).square().mean())
     row["mse_after"] = float((sample(batch.moving, points) - batch.fixed).square().mean())
+    if batch.displacement is not None:
+        voxel = 2 / displacement.new_tensor(shape[::-1])
+        missing = (displacement - batch.displacement) / voxel
+        row["error_before"] = float((batch.displacement / voxel).norm(dim=-1).mean())
+        row["error_after"] = float(missing.norm(dim=-1).mean())
     if batch.fixed_labels is not None and batch.moving_labels is not None:
         row["dice_before"] = overlap(batch.moving_labels, batch.fixed_labels)
         warped = sample(batch.moving_labels, points, mode="nearest")

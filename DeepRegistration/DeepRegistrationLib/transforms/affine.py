@@ -16,7 +16,7 @@ class Affine(LinearRepresentation):
     """x -> exp(S) exp(W) (x - c) + c + t, S symmetric (stretch and shear), W skew (rotation).
 
     By the polar decomposition this reaches every affine map with positive determinant, and no other:
-    whatever the parameters, it can be inverted and does not mirror (METHODS §2b, SITReg's affine form).
+    whatever the parameters, it can be inverted and does not mirror (the form of SITReg, arXiv 2303.10211).
     """
 
     name = "affine"

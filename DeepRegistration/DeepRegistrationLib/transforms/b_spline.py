@@ -28,7 +28,7 @@ class BSpline(Representation):
     """Bounded: x -> (id + u_1) o ... o (id + u_L), one spline u_l per level, each free of folds.
 
     Level l has control points every 2^(L-l) `rate` voxels (coarse to fine) and coefficients
-    safety bound tanh(raw) (METHODS §2c, SITReg): each level is a contraction in the maximum norm, so it
+    safety bound tanh(raw) (SITReg, arXiv 2303.10211): each level is a contraction in the maximum norm, so it
     cannot fold, and moves points by less than 0.4 of its control spacing; the chain reaches further.
     Coarse levels are evaluated on coarser frames of the box, at least four voxels per control cell, and
     read from there by linear interpolation, for which the bound holds.

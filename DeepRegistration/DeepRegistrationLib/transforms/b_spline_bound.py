@@ -1,4 +1,6 @@
-"""How large B-spline coefficients may be before the map can fold (SITReg, METHODS §2c).
+"""How large B-spline coefficients may be before the map can fold.
+
+Honkamaa and Marttinen, SITReg (MELBA 2024, arXiv 2303.10211), Table 16.
 
 With K the largest factor by which a unit of coefficients changes the difference of neighbouring
 displacements, coefficients below 1/K (in control cells) make the displacement a contraction in the

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..field import Field
+from ..field import Field, linear_part
 from ..frame import Frame, apply_matrix
 
 
@@ -33,8 +33,11 @@ class Transform(ABC):
 
     def field(self, frame: Frame, device: torch.device | str = "cpu") -> Field:
         """This map sampled on a frame."""
-        points = frame.points(device, torch.float32)
-        return Field.from_mm(self.map(points) - points, frame)
+        parts = []
+        for window in frame.slabs():
+            points = frame.points(device, torch.float32, window)
+            parts.append(linear_part(frame.world_to_normalised, self.map(points) - points))
+        return Field(torch.cat(parts), frame)
 
     def jacobian_determinant(self, frame: Frame, strict: bool = False) -> Tensor:
         """Determinant of the Jacobian at the frame's voxels; see `Field.jacobian_determinant`."""

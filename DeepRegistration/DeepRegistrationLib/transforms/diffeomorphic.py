@@ -1,4 +1,4 @@
-"""Compositive diffeomorphism: a running composition of small smooth steps (METHODS §6.2)."""
+"""Compositive diffeomorphism: a running composition of small smooth steps."""
 
 from __future__ import annotations
 

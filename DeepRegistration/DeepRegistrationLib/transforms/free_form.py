@@ -1,4 +1,4 @@
-"""Free-form displacement: a vector at every voxel, smoothed as it moves (DIO, METHODS §3c)."""
+"""Free-form displacement: a vector at every voxel, smoothed as it moves (as in DIO, arXiv 2406.07361)."""
 
 from __future__ import annotations
 

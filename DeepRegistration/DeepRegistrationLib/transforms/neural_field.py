@@ -1,4 +1,4 @@
-"""A neural field: the displacement is a small network of the coordinates (NePhi's decoder, METHODS §1b)."""
+"""A neural field: the displacement is a small network of the coordinates (NePhi's decoder)."""
 
 from __future__ import annotations
 

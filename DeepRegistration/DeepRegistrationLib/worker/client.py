@@ -246,6 +246,8 @@ class WorkerClient:
                 if self._cancelled:
                     raise InterruptedError
                 save_array(folder, "in", name, np.asarray(array))
+            if self._cancelled:
+                raise InterruptedError
             request = {
                 "id": job.number,
                 "task": job.task,

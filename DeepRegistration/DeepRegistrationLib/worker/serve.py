@@ -53,6 +53,7 @@ class Worker:
         self._writing, self._state = threading.Lock(), threading.Lock()
         self._jobs: queue.Queue[dict[str, Any]] = queue.Queue()
         self._running: tuple[int, CancelToken] | None = None
+        self._cancelled: int | None = None  # the last job that was to be cancelled before it was there
         self._tasks: Any = None
 
     def serve(self) -> None:
@@ -84,6 +85,8 @@ class Worker:
             with self._state:
                 if self._running is not None and self._running[0] == request["cancel"]:
                     self._running[1].cancel()
+                else:
+                    self._cancelled = request["cancel"]
             return
         number, task = request["id"], request["task"]
         parameters, arrays = request.get("parameters", {}), request.get("arrays", [])
@@ -97,6 +100,8 @@ class Worker:
                 )
                 return
             self._running = number, CancelToken()
+            if number == self._cancelled:
+                self._running[1].cancel()
         self._jobs.put(request)
 
     def _run(self, request: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What the worker process can do: environment, methods, register, refine.
+"""What the worker process can do: environment, methods, register, refine, and a pair of a batch.
 
 Parameters of ``register``:
 
@@ -13,9 +13,11 @@ Parameters of ``register``:
 ``refine`` takes ``session``, and of the above what has changed: ``landmarks`` as a whole, both labels, masks;
 ``without`` names what is taken away (``landmarks``, ``labels``, ``masks``).
 
-The result of both: ``session``, ``kind`` (``linear`` or ``grid``), ``quality``, ``frames``, and the arrays
-``forward`` and ``inverse`` (displacements (z, y, x, 3) float32 in LPS mm, or 4 x 4 float64 matrices),
-``warped``, ``jacobian``, ``features_fixed``, ``features_moving`` (C, z, y, x).
+``pair`` takes the attributes of `batch.pair.Task`, reads and writes files, and hands back nothing.
+
+The result of ``register`` and ``refine``: ``session``, ``kind`` (``linear`` or ``grid``), ``quality``,
+``frames``, and the arrays ``forward`` and ``inverse`` (displacements (z, y, x, 3) float32 in LPS mm, or 4 x 4
+float64 matrices), ``warped``, ``jacobian``, ``features_fixed``, ``features_moving`` (C, z, y, x).
 """
 
 from __future__ import annotations
@@ -85,9 +87,14 @@ class Tasks:
         known = {"environment": environment, "methods": methods}
         if task in known:
             return known[task](), []
-        if task not in ("register", "refine"):
+        if task not in ("register", "refine", "pair"):
             raise TaskError(f"There is no task '{task}'.", "request")
         need_torch()
+        if task == "pair":
+            from ..batch.pair import Task, register_pair
+
+            register_pair(Task(**parameters), progress, cancel)
+            return {}, []
         report = Reporter(progress, cancel)
         report("Receiving images", 0.0)
         run = self._register if task == "register" else self._refine

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,12 +29,16 @@ class FeatureNetwork:
         widths: channels of the levels of the U-Nets, finest first.
         start: channels of the stem of the large-kernel ones.
         channels: features per level.
+        margin: voxels by which images are continued on every side before the network sees them. Features
+            then exist beyond the image's box, where large motions read them; at a border that is merely
+            repeated, the right answer to a large shift costs more than a wrong one.
     """
 
     kind: str = "unet"
     widths: tuple[int, ...] = (16, 16, 32, 32, 64)
     start: int = 16
     channels: int = 16
+    margin: int = 0
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> FeatureNetwork:
@@ -42,16 +47,23 @@ class FeatureNetwork:
         Raises:
             InputError: something is missing, unknown or of another type.
         """
-        names = {f.name for f in fields(cls)}
+        names, values = {f.name for f in fields(cls)}, {"margin": cls.margin, **values}
         if set(values) != names or values["kind"] not in KINDS:
             raise InputError("The weights do not describe a feature network of this version of the program.")
-        numbers = [*values["widths"], values["start"], values["channels"]]
-        if not all(isinstance(n, int) and 0 < n <= 4096 for n in numbers) or len(values["widths"]) < 1:
+        widths, margin = values["widths"], values["margin"]
+        numbers = [*widths, values["start"], values["channels"], margin]
+        usable = all(isinstance(n, int) and 0 <= n <= 4096 for n in numbers) and all(numbers[:-1])
+        if not usable or len(widths) < 1:
             raise InputError("The sizes of the network in the weights are not usable.")
-        return cls(values["kind"], tuple(values["widths"]), values["start"], values["channels"])
+        return cls(**{**values, "widths": tuple(widths)})
 
     def build(self, dimension: int) -> nn.Module:
-        """A fresh network for 2-D or 3-D images of one channel."""
+        """A fresh network for 2-D or 3-D images of one channel, which knows its `stride` and `margin`."""
+        network = self._network(dimension)
+        network.margin = self.margin
+        return network
+
+    def _network(self, dimension: int) -> nn.Module:
         if self.kind == "unet":
             return FeatureUNet(dimension, self.widths, self.channels)
         if self.kind == "unet-e":
@@ -60,22 +72,24 @@ class FeatureNetwork:
         return kind(dimension, self.start, self.channels)
 
 
-def padded(images: Tensor, stride: int) -> Tensor:
-    """Images (B, C, *S), the border repeated at the far ends up to multiples of `stride`, at least two."""
+def padded(images: Tensor, stride: int, margin: int = 0) -> Tensor:
+    """Images (B, C, *S), the border repeated: by `margin`, and on to multiples of `stride`, at least two."""
     sides = []
     for n in reversed(images.shape[2:]):
-        sides += [0, max(2, -(-n // stride)) * stride - n]
+        whole = n + 2 * margin
+        sides += [margin, margin + max(2, -(-whole // stride)) * stride - whole]
     return F.pad(images, sides, mode="replicate") if any(sides) else images
 
 
-def pyramid(levels: list[Tensor], frame: Frame) -> Pyramid:
+def pyramid(levels: list[Tensor], frame: Frame, margin: int = 0) -> Pyramid:
     """Features (C, *S / 2^k), finest first, of an image on `frame` that was `padded`, with their geometry."""
     size = tuple(reversed(levels[0].shape[1:]))
-    box = Frame(size, frame.spacing, frame.origin, frame.direction)
+    steps = np.asarray(frame.direction) @ np.asarray(frame.spacing) * margin
+    box = Frame(size, frame.spacing, tuple((np.asarray(frame.origin) - steps).tolist()), frame.direction)
     return Pyramid(tuple(Volume(v, box.resized(tuple(reversed(v.shape[1:])))) for v in levels), frame)
 
 
 def features_of(network: nn.Module, image: Volume) -> Pyramid:
     """The features of one image (1, *S) in [0, 1], which the network sees by itself and on its own frame."""
-    levels = network(padded(image.data[None], network.stride))
-    return pyramid([level[0].float() for level in levels], image.frame)
+    levels = network(padded(image.data[None], network.stride, network.margin))
+    return pyramid([level[0].float() for level in levels], image.frame, network.margin)

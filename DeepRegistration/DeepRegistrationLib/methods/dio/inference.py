@@ -51,7 +51,7 @@ def learned_features(pair: MethodInput) -> Prediction:
         pair.report("Features of the moving image", 0.5)
         moving = features_of(network, at_voxel_size(seen_part(pair), voxel))
         fixed, moving = scaled(fixed, moving)
-    shown = _shown(fixed), _shown(moving)
+    shown = _shown(fixed, network.margin), _shown(moving, network.margin)
     fixed, moving = replace(fixed, frame=pair.fixed.frame), replace(moving, frame=pair.moving.frame)
     return Prediction((Channel(fixed, moving, MeanSquaredError()),), features=shown)
 
@@ -126,10 +126,10 @@ def scaled(fixed: Pyramid, moving: Pyramid) -> tuple[Pyramid, Pyramid]:
     return Pyramid(tuple(results[0]), fixed.frame), Pyramid(tuple(results[1]), moving.frame)
 
 
-def _shown(features: Pyramid) -> Volume:
+def _shown(features: Pyramid, margin: int) -> Volume:
     """The finest features, without what the padding added."""
     finest, frame = features.levels[0], features.frame
-    window = tuple(slice(n) for n in frame.shape)
+    window = tuple(slice(margin, margin + n) for n in frame.shape)
     return Volume(finest.data[(slice(None), *window)], frame)
 
 

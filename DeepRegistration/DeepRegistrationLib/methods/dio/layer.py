@@ -12,6 +12,11 @@ the Neumann series of H^-1 = r sum_k (I - r H)^k; n such steps unrolled are its 
 relative to the exact gradient is therefore of the order of ||I - r H||^n, and zero after one step where
 H = I / r.
 
+How exact that is, on 8 x 8 voxels with four smooth features in double precision: the implicit gradient
+agrees with finite differences of the whole layer to 1e-5. One Jacobian-free step is much shorter than it and
+points its way with a cosine of 0.2 to 0.3 where the loss' gradient in w is white noise, and 0.5 to 0.65 where
+that is smooth; thirty steps reach 0.4 to 0.6 and 0.8. A direction to descend in, then, and no more.
+
 The objective is the mean squared difference of the features over channels and voxels. The paper's steps
 have a constant rate, which works only because the network learns how large its features have to be; here
 the solver's steps are normalised, and the step that is differentiated has the rate 1 / max(h), with h the

@@ -22,7 +22,8 @@ from .features import FeatureNetwork, padded, pyramid
 from .layer import Aligned, AlignmentLayer, Differentiation
 
 _PERCENTILE = 0.98
-"""The gradient of a displacement is cut off at this quantile of its size (the paper's code)."""
+"""The gradient of a displacement is cut off at this quantile of its size (the paper's code), among those
+that are not zero: where images are mostly empty, hardly any are."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,9 @@ class Configuration:
         representation: what the solver moves: free-form, diffeomorphic, affine or rigid.
         scales: voxels of the image per voxel of the scale, and the most iterations, coarse to fine.
         begin: share of the training after which each scale takes part.
-        rate, gradient_sigma, warp_sigma: of the solver, voxels of the scale.
+        rate, gradient_sigma, warp_sigma: of the solver, voxels of the scale. The published smoothing of
+            the map, 0.5, goes with steps of a learned length; with the solver's, it left 13 % of folds in
+            the free-form maps of generated shapes, 1.0 leaves 3 % at the same Dice.
         patience: see `solver.Settings`; a scale ends after so many iterations without decrease.
         phantom_steps: differentiable steps after each scale's optimum.
         image_loss: ``lncc`` (window of 7 voxels) or ``mse``.
@@ -50,7 +53,7 @@ class Configuration:
     begin: tuple[float, ...] = (0.0, 0.02, 0.2)
     rate: float = 0.5
     gradient_sigma: float = 1.0
-    warp_sigma: float = 0.5
+    warp_sigma: float = 1.0
     patience: int = 4
     phantom_steps: int = 1
     image_loss: str = "lncc"
@@ -84,6 +87,7 @@ CONFIGURATIONS = {
         representation="diffeomorphic",
         scales=((4, 60), (2, 30), (1, 15)),
         begin=(0.0, 0.1, 0.3),
+        warp_sigma=0.5,
         image_loss="mse",
         shape=64,
         learning_rate=1e-3,
@@ -95,21 +99,23 @@ CONFIGURATIONS = {
     "paper-unet-e": Configuration(FeatureNetwork("unet-e")),
     "paper-lku-e": Configuration(FeatureNetwork("lku-e")),
     "squares": Configuration(
-        FeatureNetwork("unet", widths=(8, 16, 16, 32, 32, 32), channels=8),
-        representation="affine",
-        scales=((16, 40), (8, 30), (4, 30)),
-        begin=(0.0, 0.1, 0.2),
+        FeatureNetwork("unet", widths=(4, 8, 8, 16, 16, 32, 32), channels=8, margin=64),
+        representation="rigid",
+        scales=((32, 20), (16, 8), (8, 8)),
+        begin=(0.0, 0.0, 0.0),
         patience=0,
         image_loss="mse",
-        label_weight=0.0,
+        image_weight=0.0,
         shape=256,
-        learning_rate=1e-3,
-        steps=600,
-        batch=4,
+        learning_rate=1e-2,
+        steps=200,
+        batch=8,
     ),
 }
 """``small`` runs in minutes on a processor; ``paper`` is the published U-Net, and its siblings the other
-published networks; ``squares`` is the paper's toy problem with its affine solver of 100 iterations."""
+published networks; ``squares`` is the paper's toy problem, the squares being their own labels. Where the
+paper has an affine solver and the images' squared error, this has a rigid one and overlap: the error also
+falls when the moving square is shrunk away or pushed out of the image."""
 
 
 class DioTask(TrainingTask):
@@ -164,7 +170,7 @@ class DioTask(TrainingTask):
         rows = []
         with torch.autocast(batch.fixed.device.type, enabled=False):
             for k in range(len(batch.fixed)):
-                for aligned in layer(*_pair(fixed, moving, batch, k), _start(chosen, batch)):
+                for aligned in layer(*_pair(network, fixed, moving, batch, k), _start(chosen, batch)):
                     rows.append(_losses(chosen, aligned, batch, k))
             return {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}
 
@@ -176,7 +182,7 @@ class DioTask(TrainingTask):
         frame, results = _frame(batch), []
         for k in range(len(batch.fixed)):
             with torch.enable_grad():
-                last = layer(*_pair(fixed, moving, batch, k), _start(chosen, batch))[-1]
+                last = layer(*_pair(network, fixed, moving, batch, k), _start(chosen, batch))[-1]
             results.append(Field(last.displacement, last.frame).resampled(frame).displacement)
         return torch.stack(results)
 
@@ -187,12 +193,14 @@ TASK = DioTask()
 def _features(network: nn.Module, images: Tensor, gradient: bool) -> list[Tensor]:
     """Features (B, C, *S / 2^k) in float32 of images (B, 1, *S), each seen by itself."""
     with torch.set_grad_enabled(gradient and torch.is_grad_enabled()):
-        return [level.float() for level in network(padded(images, network.stride))]
+        return [level.float() for level in network(padded(images, network.stride, network.margin))]
 
 
-def _pair(fixed: list[Tensor], moving: list[Tensor], batch: Batch, k: int) -> tuple[Pyramid, Pyramid]:
-    frame = _frame(batch)
-    return pyramid([v[k] for v in fixed], frame), pyramid([v[k] for v in moving], frame)
+def _pair(
+    network: nn.Module, fixed: list[Tensor], moving: list[Tensor], batch: Batch, k: int
+) -> tuple[Pyramid, Pyramid]:
+    frame, margin = _frame(batch), network.margin
+    return pyramid([v[k] for v in fixed], frame, margin), pyramid([v[k] for v in moving], frame, margin)
 
 
 def _frame(batch: Batch) -> Frame:
@@ -231,6 +239,8 @@ def _losses(chosen: Configuration, aligned: Aligned, batch: Batch, k: int) -> di
 
 def _cut(gradient: Tensor) -> Tensor:
     """The gradient with its largest numbers cut off."""
-    sizes = gradient.abs().flatten()
+    sizes = gradient[gradient != 0].abs()
+    if len(sizes) == 0:
+        return gradient
     limit = sizes.kthvalue(max(1, round(_PERCENTILE * len(sizes)))).values
     return gradient.clamp(-limit, limit)

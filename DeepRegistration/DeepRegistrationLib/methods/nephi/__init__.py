@@ -19,8 +19,9 @@ from ..base import Method, MethodInput, Prediction
 from ..classical import classical_features
 from ..maps import FieldMap
 from ..predicting import improves, network_images
-from .hybrid import coarse_start, fitted
+from .hybrid import POINTS, coarse_start, fitted
 from .images import measured_at_points
+from .maps import CHUNK
 from .predictor import Predictor
 
 _NO_WEIGHTS = (
@@ -36,6 +37,9 @@ _NO_HELP = (
     "the optimisation finds from the linear alignment."
 )
 _UNLIKE = ": the weights may not have been trained for images like these"
+
+_FITTED = 0.8
+"""Share of the work until the map is there and has only to be read."""
 
 _READ_VOXELS = 400_000
 """At most so many voxels of the neural field are handed to the solver; it is too smooth to need more."""
@@ -65,14 +69,14 @@ class NePhi(Method):
             worse = _NO_HELP.format(what="prediction", reason=_UNLIKE)
         elif pair.preset.scratch_steps > 0:
             steps = pair.preset.scratch_steps
-            start = coarse_start(pair, pair.report)
-            found, warnings = fitted(pair, start=start, steps=steps), (_FROM_SCRATCH.format(steps=steps),)
+            start = coarse_start(pair, pair.report.part(0.0, 0.1))
+            found = fitted(pair, start=start, steps=steps, report=pair.report.part(0.1, _FITTED))
+            warnings = (_FROM_SCRATCH.format(steps=steps),)
             worse = _NO_HELP.format(
                 what="field, fitted to this pair alone without trained weights,", reason=""
             )
         else:
             return replace(plain, warnings=(_NO_WEIGHTS,))
-        pair.report("Reading the neural field", 1.0)
         field = _on_lattice(found, pair)
         if not _helps(field, pair):
             return replace(plain, warnings=(worse,))
@@ -89,13 +93,27 @@ def _predicted(pair: MethodInput) -> Transform:
     if not pair.preset.instance_steps:
         return maps.transform(pair.fixed.frame)
     loss = replace(network.loss(), similarity=measured_at_points(pair.similarity))
-    return fitted(pair, maps, steps=pair.preset.instance_steps, loss=loss)
+    if not pair.fixed.data.is_cuda:
+        loss = replace(
+            loss,
+            similarity_points=min(loss.similarity_points, POINTS[0]),
+            regularity_points=min(loss.regularity_points, POINTS[1]),
+        )
+    report = pair.report.part(0.1, _FITTED)
+    return fitted(pair, maps, steps=pair.preset.instance_steps, loss=loss, report=report)
 
 
 def _on_lattice(found: Transform, pair: MethodInput) -> Field:
+    """Some points at a time, as a processor takes seconds for all."""
     preset = replace(pair.preset, finest_voxels=min(pair.preset.finest_voxels, _READ_VOXELS))
-    with torch.no_grad():
-        return found.field(finest_frame(preset, pair.fixed.frame), pair.fixed.data.device)
+    frame, report = finest_frame(preset, pair.fixed.frame), pair.report.part(_FITTED, 1.0)
+    parts = frame.points(pair.fixed.data.device, torch.float32).flatten(0, -2).split(CHUNK)
+    moved = []
+    for k, points in enumerate(parts):
+        report("Reading the neural field", k / len(parts))
+        moved.append(found.map(points) - points)
+    report("Reading the neural field", 1.0)
+    return Field.from_mm(torch.cat(moved).view(*frame.shape, frame.dimension), frame)
 
 
 def _helps(field: Field, pair: MethodInput) -> bool:

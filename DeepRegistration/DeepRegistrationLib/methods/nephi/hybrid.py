@@ -18,7 +18,7 @@ from ...transforms import Composite, Diffeomorphic, FieldTransform, Transform
 from ..base import MethodInput
 from ..classical import classical_features
 from .images import PairImages, measured_at_points
-from .instance import STEPS, from_scratch, optimised
+from .instance import CODE_RATE, NETWORK_RATE, STEPS, from_scratch, optimised
 from .loss import SampledLoss
 from .maps import MapPair
 
@@ -50,7 +50,8 @@ def fitted(
     start: Field | None = None,
     steps: int = STEPS,
     loss: SampledLoss | None = None,
-    rates: tuple[float, float] | None = None,
+    rates: tuple[float, float] = (NETWORK_RATE, CODE_RATE),
+    seed: int = 0,
     report: Reporter | None = None,
 ) -> Transform:
     """Instance optimisation of a neural field on a prepared pair.
@@ -63,7 +64,8 @@ def fitted(
         steps: of the optimisation.
         loss: what is minimised; by default with `POINTS` and the pair's measure, or the correlation
             where that needs neighbourhoods.
-        rates: see `instance.optimised`.
+        rates: of the networks and of the code.
+        seed: of the points, and of networks and code where they are fresh.
         report: told at every step.
 
     Returns:
@@ -76,8 +78,7 @@ def fitted(
     dimension, device = pair.fixed.frame.dimension, pair.fixed.data.device
     loss = loss or SampledLoss(*POINTS, measured_at_points(pair.similarity))
     images = PairImages.of(pair.fixed, pair.moving, pair.linear, pair.similarity, start)
-    maps = maps or from_scratch(dimension, device=device)
-    options = {} if rates is None else {"rates": rates}
-    found = optimised(maps, images, loss, steps, report=report or pair.report, **options)
+    maps = maps or from_scratch(dimension, device=device, seed=seed)
+    found = optimised(maps, images, loss, steps, rates, seed, report or pair.report)
     neural = found.transform(pair.fixed.frame)
     return neural if start is None else Composite(FieldTransform(start), neural)

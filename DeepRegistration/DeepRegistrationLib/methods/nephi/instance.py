@@ -41,10 +41,10 @@ def optimised(
         loss: as in training.
         rates: of the networks and of the code.
         seed: of the points.
-        report: told at every step.
+        report: told at every term of every step.
 
     Raises:
-        Cancelled: within a step once asked to; `maps` is as it was.
+        Cancelled: at the next term once asked to; `maps` is as it was.
     """
     report = report or Reporter()
     networks = deepcopy(maps.networks).requires_grad_()
@@ -59,11 +59,14 @@ def optimised(
         for step in range(steps):
             report(stage, step / steps, value)
             optimiser.zero_grad(set_to_none=True)
-            total = loss(fitted, images, generator)["loss"]
-            report(stage, step / steps, value)
-            total.backward()
+            total = 0.0
+            for name, share, term in loss.terms(fitted, images, generator):  # the graph of one at a time
+                part = loss.weights[name] * share * term
+                report(stage, step / steps, value)
+                part.backward()
+                total += float(part.detach())
             optimiser.step()
-            value = float(total.detach())
+            value = total
     report(stage, 1.0, value)
     return MapPair(networks.requires_grad_(False), LatentCode(whole.detach(), grid.detach()))
 

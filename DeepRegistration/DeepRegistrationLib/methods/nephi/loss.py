@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -79,20 +80,35 @@ class SampledLoss:
             images: of the pairs.
             generator: on the CPU; draws the points.
         """
+        values: dict[str, Tensor] = {}
+        for name, share, value in self.terms(maps, images, generator):
+            values[name] = values.get(name, 0) + share * value
+        return {"loss": sum(self.weights[name] * value for name, value in values.items()), **values}
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the terms in the loss, by name."""
+        return {"similarity": 1.0, "inverse_consistency": self.weight, "prior": self.prior}
+
+    def terms(
+        self, maps: MapPair, images: Images, generator: torch.Generator
+    ) -> Iterator[tuple[str, float, Tensor]]:
+        """Name, share of the value of that name, and value, one direction after the other.
+
+        Each is computed when it is asked for, and shares nothing but `maps` with the others: where code and
+        weights are leaves, it can be differentiated and forgotten before the next one needs memory.
+        """
         forward, backward = maps.forward, maps.backward
         draw = _Draw(maps.code.whole, maps.code.grid.ndim - 2, generator)
         here, there = (images.both_seen(draw(self.similarity_points)) for _ in range(2))
         here, there = draw.for_all(here), draw.for_all(there)
-        similarity = (
-            self._unlike(images.moving_at(forward(here)), images.fixed_at(here))
-            + self._unlike(images.fixed_at(backward(there)), images.moving_at(there))
-        ) / 2
-        points = [draw.for_all(draw(self.regularity_points)) for _ in range(2)]
+        yield "similarity", 0.5, self._unlike(images.moving_at(forward(here)), images.fixed_at(here))
+        yield "similarity", 0.5, self._unlike(images.fixed_at(backward(there)), images.moving_at(there))
         smooth = forward.twice_differentiable(), backward.twice_differentiable()
-        consistency = (entry_gradient(*smooth, points[0]) + entry_gradient(*smooth[::-1], points[1])) / 2
-        prior = maps.code.whole.norm(dim=1).mean() + maps.code.grid.norm(dim=1).mean()
-        loss = similarity + self.weight * consistency + self.prior * prior
-        return {"loss": loss, "similarity": similarity, "inverse_consistency": consistency, "prior": prior}
+        for first, second in (smooth, smooth[::-1]):
+            points = draw.for_all(draw(self.regularity_points))
+            yield "inverse_consistency", 0.5, entry_gradient(first, second, points)
+        yield "prior", 1.0, maps.code.whole.norm(dim=1).mean() + maps.code.grid.norm(dim=1).mean()
 
     def _unlike(self, warped: Tensor, target: Tensor) -> Tensor:
         """The measure of (B, C, N) values, pairs as channels of an image of one row."""

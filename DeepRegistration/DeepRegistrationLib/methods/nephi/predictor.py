@@ -46,13 +46,15 @@ class Configuration:
         sizes: by dimension.
         steps: optimiser steps.
         batch: pairs per step and process.
-        rate: learning rate.
+        rate: learning rate of the encoder.
+        field_rate: of the networks of the position, whose fast sines bear no large one.
     """
 
     sizes: Mapping[int, Size]
     steps: int
     batch: int
     rate: float
+    field_rate: float = 1e-4
 
 
 CONFIGURATIONS: Mapping[str, Configuration] = {
@@ -63,7 +65,7 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
         },
         steps=6000,
         batch=4,
-        rate=5e-4,
+        rate=1e-3,
     ),
     "paper": Configuration(
         sizes={
@@ -80,8 +82,8 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
 "paper": 3.27 million weights at 175 voxels a side, 0.28 of them in the two networks of the position (2.16
 million in 2-D at 512 a side). Similarity looks at a fiftieth of the voxels, at most 100 000, regularity at
 one in ten thousand, at most 500. Adam at 1e-4 with 8 pairs on each of 4 GPUs, 2600 epochs of 899 pairs.
-"small": 1.55 million weights for images of 64 voxels a side (375 thousand in 2-D), a rate that suits fewer
-steps, and more points than the published rule has for so small images.
+"small": 1.55 million weights for images of 64 voxels a side (375 thousand in 2-D), a rate of the encoder that
+suits fewer steps, and more points than the published rule has for so small images.
 """
 
 
@@ -101,7 +103,7 @@ class Predictor(nn.Module):
     def __init__(self, configuration: str, dimension: int) -> None:
         super().__init__()
         size = size_of(configuration, dimension)
-        self.size = size
+        self.size, self.field_rate = size, CONFIGURATIONS[configuration].field_rate
         self.encoder = LatentEncoder(
             dimension, (size.side,) * dimension, size.channels, whole=WHOLE, local=LOCAL
         )

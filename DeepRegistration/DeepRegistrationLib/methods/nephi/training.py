@@ -34,7 +34,12 @@ class NePhiTask(TrainingTask):
         return (Stage("encoder and networks of the position", 1.0, c.rate, c.batch),)
 
     def optimiser(self, network: nn.Module, stage: Stage) -> torch.optim.Optimizer:
-        return torch.optim.Adam(network.parameters(), lr=stage.rate)
+        return torch.optim.Adam(
+            [
+                {"params": network.encoder.parameters(), "lr": stage.rate},
+                {"params": network.fields.parameters(), "lr": network.field_rate},
+            ]
+        )
 
     def loss(
         self, network: nn.Module, batch: Batch, done: float, generator: torch.Generator

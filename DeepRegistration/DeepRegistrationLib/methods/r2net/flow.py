@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ...networks.spectral import SpectralConv
 
@@ -48,6 +49,9 @@ class LipschitzBlock(nn.Module):
 class ResidualFlow(nn.Module):
     """`STEPS` blocks one after the other: one that is used again and again, or one for each step.
 
+    Between the passes each step keeps the velocity it was given, and nothing else: what a block has inside is
+    four times as much, and is computed again, at little cost, on the way back.
+
     Args:
         dimension: 2 or 3.
         shared: one block for all steps (a velocity that does not change in time).
@@ -66,5 +70,7 @@ class ResidualFlow(nn.Module):
             if watch is not None:
                 watch()
             which = step % len(self.blocks)
-            velocity = self.blocks[which](velocity, kernels[which])
+            velocity = checkpoint(
+                self.blocks[which], velocity, kernels[which], use_reentrant=False, preserve_rng_state=False
+            )
         return velocity

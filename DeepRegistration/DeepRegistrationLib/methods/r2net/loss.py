@@ -19,7 +19,7 @@ class PairLoss:
 
     Joshi and Hong (MIDL 2022), eq. of the training objective: phi of a velocity drawn from
     N(mean, variance), KL between that and its prior. The determinant is that of the map's own derivative
-    (one where nothing moves), so the last term is its negative part.
+    (one where nothing moves) and is looked at as `fold_penalty` says; the last term is its negative part.
 
     Attributes:
         deviation: s.
@@ -50,7 +50,8 @@ class PairLoss:
         with torch.autocast(batch.fixed.device.type, enabled=False):
             found = network.displaced(initial.drawn(self.samples))
             images, targets = (
-                i.float().repeat_interleave(self.samples, 0) for i in (batch.moving, batch.fixed)
+                i.to(found.field.dtype).repeat_interleave(self.samples, 0)
+                for i in (batch.moving, batch.fixed)
             )
             warped = read_at(images, found.on_grid(images.shape[2:]))
             unlike = self.measure(warped.flatten(0, 1)[None], targets.flatten(0, 1)[None])

@@ -57,7 +57,9 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
     "small": Configuration(
         strict=True,
         gentle=True,
-        smoothness=25.0,
+        smoothness=10.0,
+        deviation=0.1,
+        folds=200.0,
         steps=6000,
         batch=4,
         rate=1e-3,
@@ -72,7 +74,8 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
 231 922 weights with one block for all steps, 233 434 with seven (77 461 and 77 821 in 2-D), and 246 (56)
 for the logarithm of the variance. The paper leaves sigma open; 0.01 is VoxelMorph's.
 "strict": the same, but each block is invertible as a map of velocities.
-"small": strict, with a smoothness prior and a velocity that starts near zero, for images of 64 voxels a side.
+"small": strict, with a smoothness prior and a velocity that starts near zero, for images of 64 voxels a side;
+sigma and the folds' weight such that the images do not outweigh the rest.
 """
 
 _NEAR_ZERO, _NEARER_ZERO = 1e-5, 1e-10
@@ -155,15 +158,14 @@ class R2Net(nn.Module):
             ) from error
         return network.eval().requires_grad_(False)
 
-    def initial(
-        self, moving: Tensor, fixed: Tensor, watch: Callable[[], None] | None = None
-    ) -> InitialVelocity:
-        """What the U-Net predicts from images (B, 1, *S) in [0, 1] on one lattice of any size."""
-        features = self.unet(torch.cat([moving, fixed], 1), watch)
-        mean = self.velocity(features) / 2
-        spread = None if self.log_variance is None else self.log_variance(features)
-        # Velocities are coordinates, which need more digits than mixed precision leaves.
-        return InitialVelocity(_exact(mean), None if spread is None else _exact(spread))
+    def initial(self, moving: Tensor, fixed: Tensor) -> InitialVelocity:
+        """What the network predicts from images (B, 1, *S) in [0, 1] on one lattice of any size."""
+        features = self.unet(torch.cat([moving, fixed], 1))
+        spread = None if self.log_variance is None else _exact(self.log_variance(features))
+        return InitialVelocity(self._mean(features), spread)
+
+    def _mean(self, features: Tensor) -> Tensor:
+        return _exact(self.velocity(features) / 2)
 
     def displaced(self, velocity: Tensor, watch: Callable[[], None] | None = None) -> FieldMap:
         """The map x -> x + v_7(x), fixed to moving points, of initial velocities (B, d, *S) in voxels."""
@@ -179,8 +181,12 @@ class R2Net(nn.Module):
             moving, fixed: (B, 1, *S) in [0, 1] on one lattice of any size.
             watch: called between layers; it may raise.
         """
-        return self.displaced(self.initial(moving, fixed, watch).mean, watch)
+        features = self.unet(torch.cat([moving, fixed], 1), watch)
+        if watch is not None:
+            watch()
+        return self.displaced(self._mean(features), watch)
 
 
 def _exact(values: Tensor) -> Tensor:
+    """At least float32: velocities are coordinates, which need more digits than mixed precision leaves."""
     return values if values.dtype == torch.float64 else values.float()

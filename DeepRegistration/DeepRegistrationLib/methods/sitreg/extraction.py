@@ -5,7 +5,7 @@ Honkamaa and Marttinen, SITReg (MELBA 2024, arXiv 2303.10211), and its Table 16.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import torch
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...frame import Frame
-from ...networks.feature_pyramid import units
+from ...networks.feature_pyramid import layer_by_layer, units
 from ...transforms.b_spline_basis import ControlLattice
 from ...transforms.b_spline_bound import control_point_bound
 
@@ -45,13 +45,15 @@ class Extraction(nn.Module):
         self.units = units(dimension, 2 * features, width, groups)
         self.last = (nn.Conv2d if dimension == 2 else nn.Conv3d)(width, dimension, 1)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, watch: Callable[[], None] | None = None) -> Tensor:
         """Features (2 B, C, *S) of the first, then of the second images, to raw control points (2 B, d, *S).
 
-        The first half has the order (first, second), the other half (second, first).
+        The first half has the order (first, second), the other half (second, first). `watch` is called
+        between layers.
         """
         other = swapped(features)
-        return self.last(self.units(torch.cat([features - other, features + other], 1)))
+        ordered = torch.cat([features - other, features + other], 1)
+        return self.last(layer_by_layer(self.units, ordered, watch))
 
 
 def bounded_spline(raw: Tensor, rate: int, shape: Sequence[int]) -> Tensor:

@@ -20,6 +20,9 @@ from ...inversion_layer import Watch, inverse_displacement
 from ..maps import BatchMap, ComposedMap, FieldMap
 from .extraction import swapped
 
+_PART = 1 << 18
+"""Points the inverse is solved for between two calls of `watch`."""
+
 _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-11}
 """Of the inverse at points, voxels: about what the coordinates resolve."""
 
@@ -30,10 +33,11 @@ class InverseMap(BatchMap):
     Args:
         displacement: u (B, *S, d), normalised units, a contraction in voxels.
         guess: the inverse's displacement at the voxel centres, roughly.
+        watch: called often while it is solved for; it may raise.
     """
 
-    def __init__(self, displacement: Tensor, guess: Tensor) -> None:
-        self._field, self.guess = displacement, guess
+    def __init__(self, displacement: Tensor, guess: Tensor, watch: Watch | None = None) -> None:
+        self._field, self.guess, self.watch = displacement, guess, watch
 
     @property
     def field(self) -> Tensor:
@@ -43,13 +47,16 @@ class InverseMap(BatchMap):
     def __call__(self, points: Tensor) -> Tensor:
         frame = Frame.regular(tuple(reversed(self.field.shape[1:-1])))
         found = []
-        for u, v, at in zip(self.field, self.guess, points, strict=True):
-            there, _ = Field(u, frame).inverse_at(at, _TOLERANCE[at.dtype], start=Field(v, frame))
-            found.append(at + there)
-        return torch.stack(found)
+        for u, v, image_points in zip(self.field, self.guess, points, strict=True):
+            for at in image_points.reshape(-1, points.shape[-1]).split(_PART):
+                if self.watch is not None:
+                    self.watch()
+                there, _ = Field(u, frame).inverse_at(at, _TOLERANCE[at.dtype], start=Field(v, frame))
+                found.append(at + there)
+        return torch.cat(found).view(points.shape)
 
     def part(self, start: int, stop: int) -> InverseMap:
-        return InverseMap(self.field[start:stop], self.guess[start:stop])
+        return InverseMap(self.field[start:stop], self.guess[start:stop], self.watch)
 
     def twice_differentiable(self) -> BatchMap:
         raise NotAvailableError("The inverse that is solved for at points has no derivatives.")
@@ -80,7 +87,7 @@ class HalfWay:
         there: BatchMap = FieldMap(displacement)
         back: BatchMap = FieldMap(swapped(inverse))
         if self.complete:
-            back = InverseMap(swapped(displacement), swapped(inverse))
+            back = InverseMap(swapped(displacement), swapped(inverse), watch)
         delta = self._kept(ComposedMap(there, back))
         if self.outward is None or self.inward is None:
             return HalfWay(delta, delta, self.complete)

@@ -177,7 +177,7 @@ class SitRegNetwork(nn.Module):
         half_way = HalfWay(complete=complete)
         for level in reversed(range(len(self.extractions))):
             here = _half_way_features(features[level], Lattice(shape, level), half_way, affine)
-            raw = self.extractions[level](here.to(features[level].dtype))
+            raw = self.extractions[level](here.to(features[level].dtype), watch)
             # Coordinates need more digits than mixed precision leaves.
             with torch.autocast(moving.device.type, enabled=False):
                 exact = raw if raw.dtype == torch.float64 else raw.float()

@@ -1,0 +1,63 @@
+"""How many pairs this machine can do at once."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import SimpleITK as sitk
+import torch
+
+from .. import resources
+from ..errors import InputError
+from ..file_checks import quiet_itk
+from ..frame import Volume
+from ..inputs import Inputs
+from ..io import frame_from_sitk
+from ..session import Options, Session
+from .rows import Row
+
+_PROCESS_BYTES = 600 << 20
+"""A worker process with its libraries, before it has seen an image."""
+
+_SHARE = 0.85
+"""Of the free memory, what the worker processes may take."""
+
+
+def workers_for(rows: Sequence[Row]) -> int:
+    """As many as there are processors for (each pair takes its threads), as fit into the free memory, and
+    one where a graphics processor is shared; at least one."""
+    wanted = min(len(rows), _processors() // max(row.options["threads"] for row in rows))
+    if torch.cuda.is_available() and any(row.options.get("device") != "cpu" for row in rows):
+        wanted = 1
+    available = resources.available_memory()
+    if wanted > 1 and available is not None:
+        most = max(needed_bytes(row) for row in rows)
+        wanted = min(wanted, int(_SHARE * available / most))
+    return max(1, wanted)
+
+
+def needed_bytes(row: Row) -> int:
+    """Memory a row's process needs, from its images' headers; of images without a readable one (which fail
+    soon, or are DICOM folders), as little as a process needs."""
+    try:
+        volumes = [_empty(row.options[role]) for role in ("fixed", "moving")]
+        chosen = {key: row.options[key] for key in ("preset", "output_spacing") if key in row.options}
+        return _PROCESS_BYTES + Session(Inputs(*volumes), Options(**chosen), "cpu").estimate()
+    except (InputError, RuntimeError):
+        return _PROCESS_BYTES
+
+
+def _empty(path: str) -> Volume:
+    """An image of the size the header tells, which takes no memory."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(path)
+    with quiet_itk():
+        reader.ReadImageInformation()
+    frame = frame_from_sitk(reader)
+    return Volume(torch.zeros(()).expand(1, *frame.shape), frame)
+
+
+def _processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,236 @@
+"""How much memory a registration will take, and what it does where there is less: arithmetic, without torch.
+
+A run has four parts that can be its fullest: the images are prepared, the deformation is computed on the
+working grid, maps and warped image are resampled onto the images' grids, and the maps are written. Each
+takes so many bytes for a voxel of the lattices concerned. Those of the working grid were measured, as
+growth of the resident set (``Testing/benchmarks/memory.py``); the others count arrays.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+
+from .errors import ResourceError
+from .sizes import FINEST_VOXELS, Size, finest_size, spaced_size
+
+PROGRAM = 450_000_000
+"""Bytes of a process with torch and SimpleITK loaded, before it has done anything."""
+
+SLACK = 5_000_000
+"""Bytes of small things."""
+
+_SLAB, _SLAB_BYTES = 1 << 20, 100
+"""Voxels of large images that are worked on at a time, and bytes for each."""
+
+_USABLE = 0.92
+"""Share of the free memory that a run plans with."""
+
+LINEAR = ("rigid", "affine")
+
+_FLOAT = 4
+_SIMILARITY = {"mse": 75, "ncc": 85, "lncc": 110, "adaptive-ncc": 200, "mind": 575, "nmi": 100}
+"""Bytes a working voxel takes by similarity, gradient included."""
+
+_REPRESENTATION = {
+    "free-form": 102,
+    "b-spline": 127,
+    "stationary-velocity": 123,
+    "geodesic": 1040,
+    "diffeomorphic": 141,
+    "neural-field": 384,
+}
+"""Bytes a working voxel takes by representation, the optimiser's memory of gradients included."""
+
+_EDGES = 36
+"""Bytes a voxel of an image takes while its gradient magnitude is computed (preset accurate)."""
+
+_LEAST_VOXELS = 30_000
+"""A working grid coarser than this is not worth computing."""
+
+_COARSER_OUTPUT = 1.15
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes at the fullest moment of each part of a run, beyond `PROGRAM`.
+
+    Attributes:
+        preparing: images as they are and normalised.
+        deforming: the working grid beside the images.
+        resampling: both maps and the warped image beside the images.
+        writing: both maps, and one of them as the file holds it.
+        images: of these, the bytes of the images as they are.
+    """
+
+    preparing: int
+    deforming: int
+    resampling: int
+    writing: int
+    images: int
+
+    @property
+    def peak(self) -> int:
+        return max(self.preparing, self.deforming, self.resampling, self.writing)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A run, as far as its memory goes. Sizes (voxels) and spacings (mm) are in (x, y, z) order.
+
+    Attributes:
+        fixed_size, fixed_spacing, moving_size, moving_spacing: of the images.
+        representation, similarity, preset, method: as for `pipeline.register`.
+        output_spacing: of the written maps, mm; None is the images' own.
+        labels: how many structures the prompts hold.
+        masks: how many masks.
+        most_voxels: of the working grid; None is the preset's.
+    """
+
+    fixed_size: Size
+    fixed_spacing: tuple[float, ...]
+    moving_size: Size
+    moving_spacing: tuple[float, ...]
+    representation: str = "diffeomorphic"
+    similarity: str = "auto"
+    preset: str = "balanced"
+    method: str = "dio"
+    output_spacing: float | None = None
+    labels: int = 0
+    masks: int = 0
+    most_voxels: int | None = None
+
+    @property
+    def linear(self) -> bool:
+        return self.representation in LINEAR
+
+    @property
+    def working_size(self) -> Size:
+        """Voxels of the finest grid the deformation is computed on, if the subject fills the image."""
+        return finest_size(self.fixed_size, self.fixed_spacing, self.voxels_allowed)
+
+    @property
+    def voxels_allowed(self) -> int:
+        return FINEST_VOXELS[self.preset] if self.most_voxels is None else self.most_voxels
+
+    @property
+    def output_sizes(self) -> tuple[Size, Size]:
+        """Voxels of the forward and of the inverse map."""
+        wanted = None if self.linear else self.output_spacing
+        return (
+            spaced_size(self.fixed_size, self.fixed_spacing, wanted),
+            spaced_size(self.moving_size, self.moving_spacing, wanted),
+        )
+
+    def file_sizes(self) -> dict[str, int]:
+        """Bytes of the files that are written; the warped image, which is compressed, takes at most this."""
+        d = len(self.fixed_size)
+        maps = [10_000 if self.linear else 8 * d * prod(size) + 10_000 for size in self.output_sizes]
+        return {
+            "forward.h5": maps[0],
+            "inverse.h5": maps[1],
+            "warped.nii.gz": _FLOAT * prod(self.fixed_size),
+            "quality.json": 10_000,
+        }
+
+    def estimate(self) -> Estimate:
+        """The bytes each part of the run takes."""
+        d = len(self.fixed_size)
+        fixed, moving = prod(self.fixed_size), prod(self.moving_size)
+        vector = _FLOAT * d
+        own = _FLOAT * (fixed + moving)
+        prompts = (1 + self.labels) * own * (self.labels > 0) + self.masks * own // 2
+        held = 2 * own + prompts
+        larger = max(fixed, moving)
+        working = prod(self.working_size)
+        edges = _EDGES * larger if self.preset == "accurate" else 0
+        shown = own if self.preset == "accurate" else 0
+        slab = _SLAB_BYTES * min(larger, _SLAB)
+        maps = vector * sum(prod(size) for size in self.output_sizes)
+        double = 0 if self.linear else 4 * vector * max(prod(size) for size in self.output_sizes)
+        return Estimate(
+            preparing=held + max(2 * _FLOAT * larger, edges) + SLACK,
+            deforming=held + shown + self._working_bytes() * working + 2 * _FLOAT * larger + SLACK,
+            resampling=held + shown + maps + 2 * _FLOAT * fixed + slab + SLACK,
+            writing=maps + _FLOAT * fixed + double + SLACK,
+            images=own,
+        )
+
+    def _working_bytes(self) -> int:
+        """Bytes a voxel of the working grid takes."""
+        if self.linear:
+            return 40
+        similarity = "lncc" if self.similarity == "auto" else self.similarity
+        channels = 2 if self.preset == "accurate" and similarity == "lncc" else 1
+        labels = 8 * _FLOAT * self.labels
+        return channels * _SIMILARITY[similarity] + _REPRESENTATION[self.representation] + labels
+
+
+def fitting(request: Request, available: int | None, loaded: bool = False) -> tuple[Request, list[str]]:
+    """The run made to fit: first the working grid is coarsened, then the grid of the written maps.
+
+    Args:
+        request: what was asked for.
+        available: bytes that are free; None where nobody knows, and then all is as asked.
+        loaded: whether the images are in memory already.
+
+    Returns:
+        The request that fits, and a sentence for the user for each thing that was made coarser.
+
+    Raises:
+        ResourceError: not even that would do.
+    """
+
+    def needed(wanted: Request) -> int:
+        estimate = wanted.estimate()
+        return estimate.peak - loaded * estimate.images
+
+    def computing(wanted: Request) -> int:
+        estimate = wanted.estimate()
+        return max(estimate.preparing, estimate.deforming) - loaded * estimate.images
+
+    if available is None or needed(request) <= available:
+        return request, []
+    found, told = request, []
+    while computing(found) > available and prod(found.working_size) > _LEAST_VOXELS:
+        found = replace(found, most_voxels=int(0.8 * prod(found.working_size)))
+    if found != request:
+        told.append(coarser_sentence(request.working_size, found.working_size))
+    steps = 0
+    while needed(found) > available and computing(found) <= available and not found.linear and steps < 20:
+        spacing = found.output_spacing or min(*found.fixed_spacing, *found.moving_spacing)
+        found, steps = replace(found, output_spacing=round(_COARSER_OUTPUT * spacing, 3)), steps + 1
+    if needed(found) > available:
+        raise ResourceError(too_large_sentence(needed(request), available))
+    if found.output_spacing != request.output_spacing:
+        told.append(
+            f"There is not enough free memory to write the maps at the spacing of the images, so they are "
+            f"written at {found.output_spacing:.2g} mm."
+        )
+    return found, told
+
+
+def usable(available: int | None) -> int | None:
+    """What of the free memory a run plans with: estimates err, and others need some."""
+    return None if available is None else int(_USABLE * available)
+
+
+def coarser_sentence(wanted: Size, found: Size) -> str:
+    """What the user is told of a working grid that was made coarser."""
+    return (
+        f"There was not enough free memory to deform {in_voxels(wanted)}, so the deformation was computed on "
+        f"{in_voxels(found)}: fine detail may be aligned less well."
+    )
+
+
+def too_large_sentence(needed: int, available: int | None = None) -> str:
+    """What the user is told where nothing helps."""
+    there = "" if available is None else f", but only {available / 1e9:.1f} GB are free"
+    return (
+        f"These images need about {needed / 1e9:.1f} GB of memory{there}. "
+        "Use a larger output spacing, a coarser preset or smaller images."
+    )
+
+
+def in_voxels(size: Size) -> str:
+    return f"{' x '.join(map(str, size))} voxels"
