@@ -34,8 +34,8 @@ def run(options: argparse.Namespace) -> None:
     print("Methods\n")
     for method in methods:
         print(f"  {method['name']:<20}{method['title']}. {method['description']}")
-        for weights in method["weights"]:
-            print(f"{'':<22}{_told(weights)}")
+        told = [_told(weights) for weights in method["weights"]] or ["No trained weights come with it."]
+        print("\n".join(f"{'':<22}{line}" for line in told))
     print("\nTransform representations\n")
     for kind in representations:
         print(f"  {kind['name']:<20}{kind['description']}")
