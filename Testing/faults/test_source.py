@@ -6,10 +6,9 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-import DeepRegistrationLib
 import pytest
 
-ROOT = Path(DeepRegistrationLib.__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[2] / "DeepRegistration"
 FILES = sorted(path for path in ROOT.rglob("*.py"))
 
 NETWORK = {"socket", "ssl", "urllib", "http", "ftplib", "smtplib", "requests", "socketserver", "xmlrpc"}
