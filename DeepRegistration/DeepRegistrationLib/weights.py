@@ -15,10 +15,10 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .atomic import atomic_path
 from .errors import InputError
@@ -26,6 +26,9 @@ from .errors import InputError
 _FORMAT = "deepregistration-weights-1"
 _SHIPPED = Path(__file__).resolve().parents[1] / "Resources" / "Weights"
 _UNSAFE = ("weights_only", "unsupported global", "unsupported operand", "unsupported class")
+
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,20 @@ class Weights:
     convention: dict[str, Any]
     record: dict[str, Any]
     sha256: str
+
+    def into(self, network: Network) -> Network:
+        """The network with these tensors, in evaluation mode and without gradients.
+
+        Raises:
+            InputError: they are of another network.
+        """
+        try:
+            network.load_state_dict(self.state)
+        except RuntimeError as error:
+            raise InputError(
+                f"The weights do not fit the network of {self.method}'s configuration '{self.configuration}'."
+            ) from error
+        return network.eval().requires_grad_(False)
 
 
 def save_weights(

@@ -117,7 +117,7 @@ def test_a_prediction_that_makes_things_worse_is_left_out() -> None:
 
 
 def test_weights_that_do_not_fit() -> None:
-    with pytest.raises(InputError, match="do not fit NePhi's networks"):
+    with pytest.raises(InputError, match="do not fit the network of nephi's"):
         NEPHI.predict(pair(2, replace(constant_weights(turned(2)), configuration="paper")))
 
 

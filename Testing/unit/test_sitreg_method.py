@@ -124,7 +124,7 @@ def test_without_weights_it_says_so_and_starts_from_nothing() -> None:
 
 def test_weights_that_do_not_fit() -> None:
     weights = replace(untrained(2), state={})
-    with pytest.raises(InputError, match="do not fit SITReg's network"):
+    with pytest.raises(InputError, match="do not fit the network of sitreg's"):
         SITREG.predict(pair(2, weights))
 
 

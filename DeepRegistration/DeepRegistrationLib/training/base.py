@@ -115,9 +115,9 @@ class TrainingTask(ABC):
         """
         return network
 
-    @abstractmethod
     def optimiser(self, network: nn.Module, stage: Stage) -> torch.optim.Optimizer:
-        """A fresh optimiser at the stage's rate; the loop multiplies the rate by `rate_at`."""
+        """A fresh optimiser at the stage's rate, Adam; the loop multiplies the rate by `rate_at`."""
+        return torch.optim.Adam(network.parameters(), lr=stage.rate)
 
     def rate_at(self, stage: Stage, done: float) -> float:
         """Factor on the learning rate when `done` (0 to 1) of the stage's steps are over."""

@@ -70,12 +70,7 @@ def feature_network(weights: Weights, dimension: int) -> nn.Module:
     described = weights.convention.get("network")
     if not isinstance(described, dict):
         raise InputError("The weights do not say which feature network they belong to.")
-    network = FeatureNetwork.from_mapping(described).build(dimension)
-    try:
-        network.load_state_dict(weights.state)
-    except RuntimeError as error:
-        raise InputError("The weights do not fit the feature network they name.") from error
-    return network.eval().requires_grad_(False)
+    return weights.into(FeatureNetwork.from_mapping(described).build(dimension))
 
 
 def at_voxel_size(image: Volume, voxel: float) -> Volume:

@@ -113,14 +113,7 @@ class Predictor(Step):
             InputError: the weights do not fit what they say they are for.
         """
         count = sum(name.endswith("network.last.weight") for name in weights.state)
-        try:
-            predictor = cls(weights.configuration, weights.dimension, max(1, count))
-            predictor.load_state_dict(weights.state)
-        except RuntimeError as error:
-            raise InputError(
-                f"The weights do not fit GradICON's networks of the configuration '{weights.configuration}'."
-            ) from error
-        return predictor.eval().requires_grad_(False)
+        return weights.into(cls(weights.configuration, weights.dimension, max(1, count)))
 
     def extend(self) -> None:
         """Append one more network at full resolution; its output is zero, so nothing changes yet."""

@@ -38,9 +38,6 @@ class GradIconTask(TrainingTask):
             network.extend()
         return network
 
-    def optimiser(self, network: nn.Module, stage: Stage) -> torch.optim.Optimizer:
-        return torch.optim.Adam(network.parameters(), lr=stage.rate)
-
     def loss(
         self, network: nn.Module, batch: Batch, done: float, generator: torch.Generator
     ) -> dict[str, Tensor]:

@@ -116,14 +116,7 @@ class Predictor(nn.Module):
         Raises:
             InputError: the weights do not fit what they say they are for.
         """
-        predictor = cls(weights.configuration, weights.dimension)
-        try:
-            predictor.load_state_dict(weights.state)
-        except RuntimeError as error:
-            raise InputError(
-                f"The weights do not fit NePhi's networks of the configuration '{weights.configuration}'."
-            ) from error
-        return predictor.eval().requires_grad_(False)
+        return weights.into(cls(weights.configuration, weights.dimension))
 
     def forward(self, fixed: Tensor, moving: Tensor) -> MapPair:
         """Images (B, 1, *S) in [0, 1] on one lattice to the maps of both directions."""

@@ -149,14 +149,7 @@ class R2Net(nn.Module):
         Raises:
             InputError: the weights do not fit what they say they are for.
         """
-        network = cls.named(weights.configuration, weights.dimension, shared)
-        try:
-            network.load_state_dict(weights.state)
-        except RuntimeError as error:
-            raise InputError(
-                f"The weights do not fit R2Net's network of the configuration '{weights.configuration}'."
-            ) from error
-        return network.eval().requires_grad_(False)
+        return weights.into(cls.named(weights.configuration, weights.dimension, shared))
 
     def initial(self, moving: Tensor, fixed: Tensor) -> InitialVelocity:
         """What the network predicts from images (B, 1, *S) in [0, 1] on one lattice of any size."""

@@ -141,14 +141,7 @@ class SitRegNetwork(nn.Module):
         Raises:
             InputError: the weights do not fit what they say they are for.
         """
-        network = cls.named(weights.configuration, weights.dimension)
-        try:
-            network.load_state_dict(weights.state)
-        except RuntimeError as error:
-            raise InputError(
-                f"The weights do not fit SITReg's network of the configuration '{weights.configuration}'."
-            ) from error
-        return network.eval().requires_grad_(False)
+        return weights.into(cls.named(weights.configuration, weights.dimension))
 
     def forward(
         self,

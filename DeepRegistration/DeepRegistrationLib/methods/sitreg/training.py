@@ -29,9 +29,6 @@ class SitRegTask(TrainingTask):
         c = CONFIGURATIONS[configuration]
         return (Stage("all", 1.0, c.rate, c.batch),)
 
-    def optimiser(self, network: nn.Module, stage: Stage) -> torch.optim.Optimizer:
-        return torch.optim.Adam(network.parameters(), lr=stage.rate)
-
     def loss(
         self, network: nn.Module, batch: Batch, done: float, generator: torch.Generator
     ) -> dict[str, Tensor]:
