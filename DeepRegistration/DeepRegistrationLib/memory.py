@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any, Protocol
 
 from .errors import ResourceError
 from .sizes import FINEST_VOXELS, Size, finest_size, spaced_size
@@ -45,10 +46,20 @@ _REPRESENTATION = {
 _EDGES = 36
 """Bytes a voxel of an image takes while its gradient magnitude is computed (preset accurate)."""
 
-_LEAST_VOXELS = 30_000
+LEAST_VOXELS = 30_000
 """A working grid coarser than this is not worth computing."""
 
 _COARSER_OUTPUT = 1.15
+
+
+class Lattice(Protocol):
+    """What is asked of a `frame.Frame` here."""
+
+    @property
+    def size(self) -> Size: ...
+
+    @property
+    def spacing(self) -> tuple[float, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,11 @@ class Request:
     labels: int = 0
     masks: int = 0
     most_voxels: int | None = None
+
+    @classmethod
+    def of(cls, fixed: Lattice, moving: Lattice, **more: Any) -> Request:
+        """The request of two images' frames; `more` are the other attributes."""
+        return cls(fixed.size, fixed.spacing, moving.size, moving.spacing, **more)
 
     @property
     def linear(self) -> bool:
@@ -192,7 +208,7 @@ def fitting(request: Request, available: int | None, loaded: bool = False) -> tu
     if available is None or needed(request) <= available:
         return request, []
     found, told = request, []
-    while computing(found) > available and prod(found.working_size) > _LEAST_VOXELS:
+    while computing(found) > available and prod(found.working_size) > LEAST_VOXELS:
         found = replace(found, most_voxels=int(0.8 * prod(found.working_size)))
     if found != request:
         told.append(coarser_sentence(request.working_size, found.working_size))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import resources
+from .clock import Clock
 from .inputs import ImageSource, TransformSource, check_overlap, load_inputs
 from .landmarks import LandmarkSource
+from .options import Options
 from .progress import CancelToken, ProgressCallback, Reporter
 from .registration import Registration
-from .session import Clock, Options, Session
+from .session import Session
 
 
 def register(

@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field, replace
-from math import prod
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from . import resources
-from .errors import InputError, ResourceError
+from .clock import Clock
+from .errors import ResourceError
 from .field import Field
 from .filters import downsample
 from .frame import Frame, Volume
 from .inputs import KEEP, ImagePair, Inputs, Keep, LandmarkPairs, with_prompts
-from .linear_stage import STAGES, LinearPair, LinearResult, linear_stage
-from .memory import PROGRAM, Request, coarser_sentence, fitting, too_large_sentence, usable
+from .linear_stage import LinearPair, LinearResult, linear_stage
+from .memory import too_large_sentence
+from .memory_plan import MemoryPlan
 from .methods import MethodInput, Prediction, method_by_name
 from .metrics import correlation
 from .objective import PairObjective, Prompts
 from .objectives import one_hot
+from .options import Options
 from .prepare import crop, foreground_box, normalised
-from .presets import SIMILARITY_NAMES, Preset, finest_frame, preset_by_name, settings_for, similarity_for
+from .presets import finest_frame, settings_for, similarity_for
 from .progress import Reporter
 from .quality import Untouched, environment, quality_of
 from .refinement import refine
 from .registration import Registration, warped_volume
-from .sizes import finest_size
 from .solver import ScaleReport, Settings, scale_frame, solve
 from .transforms import FieldTransform, LinearTransform, Representation, Transform, representation
 from .transforms.linear import LinearRepresentation
@@ -48,43 +48,6 @@ _START_POINTS = 12
 
 _PROCESSOR = torch.device("cpu")
 _MOVED = "The graphics card's memory did not suffice, so the computation went on on the processor."
-
-_LEAST_VOXELS = 30_000
-"""A working grid of fewer voxels is not tried where memory ran out."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What the user chose, by name; see `pipeline.register`."""
-
-    method: str = "dio"
-    representation: str = "diffeomorphic"
-    similarity: str = "auto"
-    preset: str = "balanced"
-    linear: str = "affine"
-    seed: int = 0
-    output_spacing: float | None = None
-    weights: str | None = None
-    features: bool = False
-
-    def check(self) -> None:
-        """Raise InputError for anything there is not."""
-        method_by_name(self.method)
-        representation(self.representation)
-        preset_by_name(self.preset)
-        if self.similarity not in SIMILARITY_NAMES:
-            raise InputError(
-                f"There is no similarity '{self.similarity}'; choose {', '.join(SIMILARITY_NAMES)}."
-            )
-        if self.linear not in STAGES:
-            raise InputError(f"There is no linear stage '{self.linear}'; choose {', '.join(STAGES)}.")
-        if self.output_spacing is not None and not 0 < self.output_spacing < 1000:
-            raise InputError("The output spacing must be a positive number of millimetres.")
-
-    @property
-    def linear_stage(self) -> str:
-        """The linear stage that is run: a linear representation is one of its own."""
-        return self.representation if self.representation in ("rigid", "affine") else self.linear
 
 
 @dataclass(frozen=True)
@@ -135,8 +98,6 @@ class Session:
         prepared: the normalised images, once there.
         aligned: the linear stage's result, once there.
         device: where it works: the one asked for, or the processor once that one's memory did not do.
-        preset: that of the options, with a coarser working grid where memory asks for one.
-        output_spacing: that of the options, or a coarser one where memory asks for it.
 
     Raises:
         InputError, NotAvailableError: an option or a device that there is not.
@@ -154,14 +115,11 @@ class Session:
         options.check()
         self.inputs, self.options, self.threads = inputs, options, threads
         self.device = resources.device(device)
-        self.preset: Preset = preset_by_name(options.preset)
-        self.output_spacing = options.output_spacing
+        self._plan = MemoryPlan(options)
         self.dimension = inputs.fixed.frame.dimension
         self.prepared, self.aligned = prepared, aligned
         self._before = Untouched()
         self._standing: _Standing | None = None
-        self._memory: dict[str, Any] = {}
-        self._saved: list[str] = []  # what was made coarser or moved to save memory, for the user
 
     def register(self, report: Reporter | None = None, clock: Clock | None = None) -> Registration:
         """Prepare, align, deform, measure: the whole way. Afterwards the session can be refined.
@@ -174,7 +132,7 @@ class Session:
             Cancelled: within one iteration of the token being set; the session stands as before.
         """
         report, clock = report or Reporter(), clock or Clock()
-        self._fit_memory()
+        self._plan.fit(self.inputs)
         clock.lap("read")
         with resources.surroundings(self.threads):
             while True:
@@ -262,41 +220,8 @@ class Session:
 
     def estimate(self) -> int:
         """Bytes a run needs beside the images that are loaded: see `memory`."""
-        found = self._request().estimate()
+        found = self._plan.request(self.inputs).estimate()
         return found.peak - found.images
-
-    def _request(self) -> Request:
-        """This run, as far as its memory goes."""
-        inputs, options = self.inputs, self.options
-        return Request(
-            inputs.fixed.frame.size,
-            inputs.fixed.frame.spacing,
-            inputs.moving.frame.size,
-            inputs.moving.frame.spacing,
-            options.representation,
-            options.similarity,
-            options.preset,
-            options.method,
-            self.output_spacing,
-            len(inputs.label_values),
-            sum(mask is not None for mask in (inputs.fixed_mask, inputs.moving_mask)),
-            self.preset.finest_voxels,
-        )
-
-    def _fit_memory(self) -> None:
-        """Coarsen what has to be, before anything is computed.
-
-        Raises:
-            ResourceError: nothing would help.
-        """
-        available = resources.available_memory()
-        request, self._saved = fitting(self._request(), usable(available), loaded=True)
-        self.preset = replace(self.preset, finest_voxels=request.voxels_allowed)
-        self.output_spacing = request.output_spacing
-        self._memory = {
-            "estimated_mb": round((request.estimate().peak + PROGRAM) / 1e6),
-            "available_mb": None if available is None else round(available / 1e6),
-        }
 
     def _relieved(self, coarsen: bool) -> bool:
         """After memory ran out: a coarser working grid where that can help, then the processor.
@@ -304,24 +229,14 @@ class Session:
         Returns:
             Whether another attempt is worth it.
         """
-        wanted = self._request().working_size
-        if coarsen and prod(wanted) // 4 >= _LEAST_VOXELS:
-            self.preset = replace(self.preset, finest_voxels=prod(wanted) // 4)
-            first = preset_by_name(self.options.preset)
-            told = coarser_sentence(
-                finest_size(
-                    self.inputs.fixed.frame.size, self.inputs.fixed.frame.spacing, first.finest_voxels
-                ),
-                self._request().working_size,
-            )
-            self._saved = [told]
+        if coarsen and self._plan.coarser(self.inputs):
             return True
         if self.device == _PROCESSOR:
             return False
         self.device, self.prepared = _PROCESSOR, None
-        self.preset = preset_by_name(self.options.preset)
-        self._fit_memory()
-        self._saved = [_MOVED, *self._saved]
+        self._plan = MemoryPlan(self.options)
+        self._plan.fit(self.inputs)
+        self._plan.told.insert(0, _MOVED)
         return True
 
     def _prepared(self) -> Prepared:
@@ -371,13 +286,13 @@ class Session:
                 pair.fixed,
                 pair.moving,
                 linear.transform,
-                similarity_for(name, self.preset),
-                self.preset,
+                similarity_for(name, self._plan.preset),
+                self._plan.preset,
                 self._weights(),
                 report.part(0.12, 0.2),
             )
         )
-        model = kind.seeded(finest_frame(self.preset, pair.fixed.frame), self.device, self.options.seed)
+        model = kind.seeded(finest_frame(self._plan.preset, pair.fixed.frame), self.device, self.options.seed)
         linear_kind = issubclass(kind, LinearRepresentation)
         before = LinearTransform.identity(self.dimension) if linear_kind else linear.transform
         start = prediction.start
@@ -402,7 +317,7 @@ class Session:
         return None if path is None else load_weights(Path(path), self.options.method, self.dimension)
 
     def _settings(self, standing: _Standing) -> Settings:
-        return settings_for(self.preset, self.options.representation, standing.similarity)
+        return settings_for(self._plan.preset, self.options.representation, standing.similarity)
 
     def _objective(self, standing: _Standing) -> PairObjective:
         return PairObjective(standing.prediction.channels, standing.before, standing.pair.prompts)
@@ -436,10 +351,10 @@ class Session:
             **environment(self.device),
             "parameters": {**vars(self.options), "similarity_used": standing.similarity},
             "scales": [_scale(r) for r in reports],
-            "memory": self._memory,
+            "memory": self._plan.numbers,
             "warnings": [
                 *inputs.warnings,
-                *self._saved,
+                *self._plan.told,
                 *_cautions(standing),
                 *standing.prediction.warnings,
             ],
@@ -460,7 +375,7 @@ class Session:
         return fields, warped_volume(inputs.moving, fields[0], inputs.fixed.frame)
 
     def _output_frame(self, frame: Frame) -> Frame:
-        return frame if self.output_spacing is None else frame.with_spacing(self.output_spacing)
+        return frame if self._plan.output_spacing is None else frame.with_spacing(self._plan.output_spacing)
 
 
 def _cautions(standing: _Standing) -> list[str]:
@@ -479,21 +394,3 @@ def _scale(report: ScaleReport) -> dict[str, Any]:
         "converged": report.converged,
         "objective": [report.energies[0], report.energies[-1]] if report.energies else [],
     }
-
-
-@dataclass
-class Clock:
-    """Wall seconds per stage."""
-
-    last: float = field(default_factory=time.perf_counter)
-    laps: dict[str, float] = field(default_factory=dict)
-
-    def lap(self, name: str) -> None:
-        """End the stage of this name, which began when the last one ended."""
-        now = time.perf_counter()
-        self.laps[name], self.last = now - self.last, now
-
-    def seconds(self) -> dict[str, float]:
-        """Per stage and in total, rounded to milliseconds."""
-        laps = {name: round(value, 3) for name, value in self.laps.items()}
-        return {**laps, "total": round(sum(self.laps.values()), 3)}

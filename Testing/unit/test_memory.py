@@ -21,10 +21,11 @@ from DeepRegistrationLib.inputs import load_inputs
 from DeepRegistrationLib.interpolation import sample
 from DeepRegistrationLib.io import read_frame, read_volume, write_volume
 from DeepRegistrationLib.memory import PROGRAM, Request, fitting
+from DeepRegistrationLib.options import Options
 from DeepRegistrationLib.prepare import resampled
-from DeepRegistrationLib.presets import PRESETS, finest_frame
+from DeepRegistrationLib.presets import PRESETS, SIMILARITY_NAMES, finest_frame
 from DeepRegistrationLib.registration import warped_volume
-from DeepRegistrationLib.session import Options, Session
+from DeepRegistrationLib.session import Session
 from DeepRegistrationLib.sizes import finest_size
 from DeepRegistrationLib.solver import scale_frame
 from DeepRegistrationLib.transform_files import displacement_from_sitk, write_displacement_slabs
@@ -82,7 +83,7 @@ def test_estimates_grow_with_what_is_asked_for() -> None:
     assert replace(CT, labels=4).estimate().preparing > CT.estimate().preparing
     assert replace(CT, preset="balanced").estimate().deforming > CT.estimate().deforming
     for name in REPRESENTATIONS:
-        for similarity in session.SIMILARITY_NAMES:
+        for similarity in SIMILARITY_NAMES:
             for preset in PRESETS:
                 request = replace(CT, representation=name, similarity=similarity, preset=preset)
                 assert request.estimate().peak > 16 * prod(CT.fixed_size)

@@ -14,10 +14,11 @@ from DeepRegistrationLib.landmarks import Landmarks
 from DeepRegistrationLib.methods import METHODS
 from DeepRegistrationLib.metrics import landmark_errors
 from DeepRegistrationLib.objective import Channel
+from DeepRegistrationLib.options import Options
 from DeepRegistrationLib.progress import CancelToken, Progress, Reporter
 from DeepRegistrationLib.quality import label_numbers, warped_labels
 from DeepRegistrationLib.registration import Registration
-from DeepRegistrationLib.session import Options, Session
+from DeepRegistrationLib.session import Session
 from DeepRegistrationLib.transforms import REPRESENTATIONS
 
 SOLID = Frame.regular((24, 22, 20), (2.0, 2.2, 2.4))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import SimpleITK as sitk
@@ -11,11 +10,14 @@ import torch
 from .. import resources
 from ..errors import InputError
 from ..file_checks import quiet_itk
-from ..frame import Volume
-from ..inputs import Inputs
+from ..frame import Frame
 from ..io import frame_from_sitk
-from ..session import Options, Session
+from ..memory import Request
+from ..worker.environment import processors
 from .rows import Row
+
+_COUNTED = ("representation", "similarity", "preset", "method", "output_spacing")
+"""Options that the memory depends on."""
 
 _PROCESS_BYTES = 600 << 20
 """A worker process with its libraries, before it has seen an image."""
@@ -27,7 +29,7 @@ _SHARE = 0.85
 def workers_for(rows: Sequence[Row]) -> int:
     """As many as there are processors for (each pair takes its threads), as fit into the free memory, and
     one where a graphics processor is shared; at least one."""
-    wanted = min(len(rows), _processors() // max(row.options["threads"] for row in rows))
+    wanted = min(len(rows), processors() // max(row.options["threads"] for row in rows))
     if torch.cuda.is_available() and any(row.options.get("device") != "cpu" for row in rows):
         wanted = 1
     available = resources.available_memory()
@@ -40,24 +42,18 @@ def workers_for(rows: Sequence[Row]) -> int:
 def needed_bytes(row: Row) -> int:
     """Memory a row's process needs, from its images' headers; of images without a readable one (which fail
     soon, or are DICOM folders), as little as a process needs."""
+    chosen = {key: row.options[key] for key in _COUNTED if key in row.options}
     try:
-        volumes = [_empty(row.options[role]) for role in ("fixed", "moving")]
-        chosen = {key: row.options[key] for key in ("preset", "output_spacing") if key in row.options}
-        return _PROCESS_BYTES + Session(Inputs(*volumes), Options(**chosen), "cpu").estimate()
+        fixed, moving = (_frame(row.options[role]) for role in ("fixed", "moving"))
     except (InputError, RuntimeError):
         return _PROCESS_BYTES
+    return _PROCESS_BYTES + Request.of(fixed, moving, **chosen).estimate().peak
 
 
-def _empty(path: str) -> Volume:
-    """An image of the size the header tells, which takes no memory."""
+def _frame(path: str) -> Frame:
+    """An image's lattice, from its header."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(path)
     with quiet_itk():
         reader.ReadImageInformation()
-    frame = frame_from_sitk(reader)
-    return Volume(torch.zeros(()).expand(1, *frame.shape), frame)
-
-
-def _processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return frame_from_sitk(reader)

@@ -14,9 +14,9 @@ from ..allocator import map_large_blocks
 from ..errors import InputError
 from ..io import read_frame, read_labels
 from ..memory import PROGRAM, Request, fitting, in_voxels, usable
+from ..options import Options
 from ..pipeline import register
 from ..registration import FEATURE_OUTPUTS, OUTPUTS
-from ..session import Options
 from .files import check_folder, results
 from .progress import shown_progress
 from .tables import quality_rows, table
@@ -140,18 +140,16 @@ def planned(options: argparse.Namespace) -> Request:
             for path in (options.fixed_labels, options.moving_labels)
         )
         labels = len(set.intersection(*values) - {0})
-    return Request(
-        fixed.size,
-        fixed.spacing,
-        moving.size,
-        moving.spacing,
-        options.representation,
-        options.similarity,
-        options.preset,
-        options.method,
-        options.output_spacing,
-        labels,
-        sum(bool(mask) for mask in (options.fixed_mask, options.moving_mask)),
+    return Request.of(
+        fixed,
+        moving,
+        representation=options.representation,
+        similarity=options.similarity,
+        preset=options.preset,
+        method=options.method,
+        output_spacing=options.output_spacing,
+        labels=labels,
+        masks=sum(bool(mask) for mask in (options.fixed_mask, options.moving_mask)),
     )
 
 

@@ -28,11 +28,16 @@ def need_torch() -> None:
         raise TaskError(sentence, "no-torch") from error
 
 
+def processors() -> int:
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def default_threads() -> int | None:
     """All processors but one, which is the program's in front; both of two. None: as OMP_NUM_THREADS says."""
     if "OMP_NUM_THREADS" in os.environ:
         return None
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = processors()
     return count - 1 if count > 2 else count
 
 

@@ -105,8 +105,9 @@ class Tasks:
     def _register(
         self, parameters: dict[str, Any], arrays: Arrays, report: Reporter
     ) -> tuple[str, Registration]:
+        from ..clock import Clock
         from ..inputs import check_overlap, load_inputs
-        from ..session import Clock, Session
+        from ..session import Session
 
         clock = Clock()
         options, device, threads = _options(parameters.get("options", {}))
@@ -197,7 +198,7 @@ def _options(given: dict[str, Any]) -> tuple[Any, str, int | None]:
     """The session's options, the device and the number of threads."""
     import SimpleITK as sitk
 
-    from ..session import Options
+    from ..options import Options
 
     given = dict(given)
     device, threads = given.pop("device", None) or "auto", given.pop("threads", None) or default_threads()
