@@ -78,6 +78,14 @@ METHODS: dict[str, MethodText] = {
         "Joshi, Hong: Diffeomorphic image registration using Lipschitz continuous residual networks. "
         "MIDL 2022",
     ),
+    "classical": MethodText(
+        "Classical",
+        "No network: the images themselves are compared, and the deformation is found step by step.",
+        "The steps follow the similarity, landmarks and structures you chose, nothing hidden; whether the "
+        "result may fold depends on the kind of transform.",
+        "Avants et al.: Symmetric diffeomorphic image registration with cross-correlation. Medical Image "
+        "Analysis 12, 2008; Heinrich et al.: MIND. Medical Image Analysis 16, 2012",
+    ),
 }
 
 REPRESENTATIONS: dict[str, ChoiceText] = {
@@ -125,6 +133,9 @@ SIMILARITIES: dict[str, ChoiceText] = {
 }
 
 PRESETS: dict[str, ChoiceText] = {
+    "prediction": ChoiceText(
+        "Prediction only", "What the trained network proposes, not refined; without one, the linear stage."
+    ),
     "fast": ChoiceText("Fast", "A first look."),
     "balanced": ChoiceText("Balanced", "Good for most pairs."),
     "accurate": ChoiceText("Accurate", "The most iterations, at the finest voxels."),

@@ -282,11 +282,28 @@ def _train(commands: argparse._SubParsersAction) -> None:
         "landmarks: how many); shapes (size, pairs=any|same, hollow, edge); squares (size, side, apart)",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    parser.add_argument(
+        "--start", metavar="FILE", help="weights to begin with, in the place of random ones (fine-tuning)"
+    )
     parser.add_argument("--resume", action="store_true", help="go on from the folder's checkpoint")
     parser.add_argument("--max-minutes", type=float, metavar="N", help="stop, with a checkpoint, after that")
     parser.add_argument("--checkpoint-minutes", type=float, default=5.0, metavar="N", help="(default: 5)")
     parser.add_argument("--steps", type=int, metavar="N", help="in all (default: the configuration's)")
     parser.add_argument("--seed", type=int, metavar="N", help="of everything random (default: 0)")
+    parser.add_argument(
+        "--batch", type=int, metavar="N", help="pairs in a step (default: the configuration's)"
+    )
+    parser.add_argument(
+        "--anneal",
+        action="store_true",
+        help="let the learning rate fall to nothing, along half a cosine, towards the last step",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        help="of the networks' arithmetic (default: auto, half on GPUs that have it); bfloat16 doubles the "
+        "speed of processors made for it",
+    )
     parser.add_argument(
         "--dimension", type=int, choices=(2, 3), metavar="D", help="2 or 3 (default: the data's)"
     )

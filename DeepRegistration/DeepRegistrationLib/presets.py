@@ -36,6 +36,7 @@ class Preset:
 
 
 PRESETS = {
+    "prediction": Preset(FINEST_VOXELS["prediction"], (0, 0, 0), 7),
     "fast": Preset(FINEST_VOXELS["fast"], (40, 20, 8), 7),
     "balanced": Preset(FINEST_VOXELS["balanced"], (100, 60, 14), 7, scratch_steps=25),
     "accurate": Preset(FINEST_VOXELS["accurate"], (150, 100, 25), 8, (2.0, 1.5, 1.0), 0.1, 50, 100),

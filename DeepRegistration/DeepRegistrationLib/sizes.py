@@ -10,7 +10,7 @@ from math import prod
 
 Size = tuple[int, ...]
 
-FINEST_VOXELS = {"fast": 1_600_000, "balanced": 8_000_000, "accurate": 8_000_000}
+FINEST_VOXELS = {"prediction": 1_600_000, "fast": 1_600_000, "balanced": 8_000_000, "accurate": 8_000_000}
 """Of each preset: about the most voxels its finest scale may have; larger images are coarsened."""
 
 SMALLEST = 16

@@ -1,13 +1,14 @@
 """Classical registration tools behind one function each, for side-by-side measurement.
 
 Every function has the same form, ``(fixed_path, moving_path, out_dir) -> SimpleITK.Transform``; the transform
-maps fixed points to moving points (LPS mm), the direction that `SimpleITK.Resample` wants. None starts with
-a linear stage: pairs are expected to be aligned to begin with. Numbers of threads come from the environment
-(``OMP_NUM_THREADS``, ``ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS``), set by whoever starts the process.
+maps fixed points to moving points (LPS mm), the direction that `SimpleITK.Resample` wants. Tools that find
+the inverse as well give both. None starts with a linear stage: pairs are expected to be aligned to begin
+with. Numbers of threads come from the environment (``OMP_NUM_THREADS``,
+``ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS``), set by whoever starts the process.
 
 Every tool is optional and imported where it is used. In the Python package index they are SimpleITK, antspyx,
 fireants, convexAdam and itk-elastix. Run as a program, one registration is done and its transform written
-to ``OUT_DIR/forward.h5``::
+to ``OUT_DIR/forward.h5`` (the inverse, if there is one, to ``inverse.h5``)::
 
     python Testing/benchmarks/peers.py METHOD FIXED MOVING OUT_DIR
 """
@@ -23,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
-PeerFunction = Callable[[Path, Path, Path], sitk.Transform]
+PeerFunction = Callable[[Path, Path, Path], "sitk.Transform | tuple[sitk.Transform, sitk.Transform]"]
 
 
 def demons(fixed_path: Path, moving_path: Path, out_dir: Path) -> sitk.Transform:
@@ -48,33 +49,40 @@ def demons(fixed_path: Path, moving_path: Path, out_dir: Path) -> sitk.Transform
     return sitk.DisplacementFieldTransform(sitk.Cast(field, sitk.sitkVectorFloat64))
 
 
-def ants_cc(fixed_path: Path, moving_path: Path, out_dir: Path) -> sitk.Transform:
+def ants_cc(fixed_path: Path, moving_path: Path, out_dir: Path) -> tuple[sitk.Transform, sitk.Transform]:
     """ANTs SyN with local cross-correlation of radius 4 (Avants et al., Medical Image Analysis 2008)."""
-    return _ants(fixed_path, moving_path, out_dir, metric="CC", sampling=4)
+    return _ants(fixed_path, moving_path, out_dir, syn_metric="CC", syn_sampling=4)
 
 
-def ants_mi(fixed_path: Path, moving_path: Path, out_dir: Path) -> sitk.Transform:
+def ants_mi(fixed_path: Path, moving_path: Path, out_dir: Path) -> tuple[sitk.Transform, sitk.Transform]:
     """ANTs SyN with Mattes mutual information of 32 bins."""
-    return _ants(fixed_path, moving_path, out_dir, metric="mattes", sampling=32)
+    return _ants(fixed_path, moving_path, out_dir, syn_metric="mattes", syn_sampling=32)
 
 
-def _ants(fixed_path: Path, moving_path: Path, out_dir: Path, metric: str, sampling: int) -> sitk.Transform:
-    """ANTsPy's ``SyNOnly`` with its own iterations and step."""
+def ants_quick(fixed_path: Path, moving_path: Path, out_dir: Path) -> tuple[sitk.Transform, sitk.Transform]:
+    """The deformable stage of ``antsRegistrationSyNQuick``: mutual information, few iterations."""
+    return _ants(fixed_path, moving_path, out_dir, "antsRegistrationSyNQuick[so]")
+
+
+def _ants(
+    fixed_path: Path, moving_path: Path, out_dir: Path, kind: str = "SyNOnly", **metric: str | int
+) -> tuple[sitk.Transform, sitk.Transform]:
+    """ANTsPy's registration of a kind with its own iterations and step: both directions."""
     import ants
 
-    result = ants.registration(
-        ants.image_read(str(fixed_path)),
-        ants.image_read(str(moving_path)),
-        type_of_transform="SyNOnly",
-        syn_metric=metric,
-        syn_sampling=sampling,
-        outprefix=str(out_dir / "ants_"),
-    )
-    # The first of the list is applied last, as in a composite transform.
+    images = (ants.image_read(str(path)) for path in (fixed_path, moving_path))
+    prefix = str(out_dir / "ants_")
+    result = ants.registration(*images, type_of_transform=kind, outprefix=prefix, **metric)
+    return _chain(result["fwdtransforms"], False), _chain(result["invtransforms"], True)
+
+
+def _chain(files: list[str], inverse: bool) -> sitk.Transform:
+    """ANTs' transforms as one; the first of the list is applied last, as in a composite transform."""
     transform = sitk.CompositeTransform(3)
-    for name in result["fwdtransforms"]:
+    for name in files:
         if name.endswith(".mat"):
-            transform.AddTransform(sitk.ReadTransform(name))
+            linear = sitk.ReadTransform(name)
+            transform.AddTransform(linear.GetInverse() if inverse else linear)
         else:
             field = sitk.ReadImage(name, sitk.sitkVectorFloat64)
             transform.AddTransform(sitk.DisplacementFieldTransform(field))
@@ -156,6 +164,7 @@ def elastix(fixed_path: Path, moving_path: Path, out_dir: Path) -> sitk.Transfor
 
 METHODS: dict[str, PeerFunction] = {
     "demons": demons,
+    "ants-quick": ants_quick,
     "ants-cc": ants_cc,
     "ants-mi": ants_mi,
     "fireants-greedy": fireants_greedy,
@@ -193,8 +202,10 @@ def main() -> int:
         parser.add_argument(name, type=Path)
     arguments = parser.parse_args()
     arguments.out_dir.mkdir(parents=True, exist_ok=True)
-    transform = METHODS[arguments.method](arguments.fixed, arguments.moving, arguments.out_dir)
-    sitk.WriteTransform(transform, str(arguments.out_dir / "forward.h5"))
+    found = METHODS[arguments.method](arguments.fixed, arguments.moving, arguments.out_dir)
+    both = found if isinstance(found, tuple) else (found,)
+    for transform, name in zip(both, ("forward.h5", "inverse.h5"), strict=False):
+        sitk.WriteTransform(transform, str(arguments.out_dir / name))
     return 0
 
 

@@ -82,7 +82,7 @@ def test_parameter_counts_of_the_parts() -> None:
     assert parameters(VoxelUNet(3)) == 231_427
     assert parameters(LipschitzBlock(3)) == 252
     assert parameters(ResidualFlow(3, shared=False)) - parameters(ResidualFlow(3, shared=True)) == 6 * 252
-    with pytest.raises(InputError, match="small, paper"):
+    with pytest.raises(InputError, match="small, small-lncc, paper"):
         R2Net.named("tiny", 2, True)
 
 

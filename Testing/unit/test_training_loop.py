@@ -365,12 +365,16 @@ def test_half_precision_is_scaled_resumed_and_stored_as_float32(
             return super().loss(network, batch, done, generator)
 
     exact = train(options(tmp_path / "exact"), Task())
-    monkeypatch.setattr(learner, "_precision", lambda task, device: precision)
-    straight = train(options(tmp_path / "a"), Watched())
+    if precision == "float16":  # which is only for GPUs
+        monkeypatch.setattr(learner, "_precision", lambda *_: precision)
+        precise = None
+    else:
+        precise = precision
+    straight = train(options(tmp_path / "a", precision=precise), Watched())
     assert set(seen) == {getattr(torch, precision)}
     assert straight.losses["loss"] == pytest.approx(exact.losses["loss"], rel=0.1)
     until = StopAt(11)
-    train(options(tmp_path / "b"), Task(), until, until.token)
+    train(options(tmp_path / "b", precision=precise), Task(), until, until.token)
     assert bool(load_checkpoint(tmp_path / "b").scaler) == (precision == "float16")
     train(resumed(tmp_path / "b"), Task())
     a, b = (load_checkpoint(tmp_path / name) for name in "ab")
@@ -386,10 +390,71 @@ def test_a_scale_that_is_too_large_is_found_out(tmp_path: Path, monkeypatch: pyt
             terms = super().loss(network, batch, done, generator)
             return {"loss": 1e6 * terms["loss"]}  # overflows under the first scale of 65536
 
-    monkeypatch.setattr(learner, "_precision", lambda task, device: "float16")
+    monkeypatch.setattr(learner, "_precision", lambda *_: "float16")
     result = train(options(tmp_path / "a", steps=40), Large())
     assert 0 < result.skipped < 20 and math.isfinite(result.losses["gradient"])
     assert load_checkpoint(tmp_path / "a").scaler["scale"] < 65536
+
+
+# --- beginning with weights, the batch, the rate -------------------------------------------------
+
+
+def test_beginning_with_weights(tmp_path: Path) -> None:
+    """At a rate of nothing they stay what they were, grown; resumed, the training ends with the same bits."""
+    train(options(tmp_path / "first"), Task())
+    file = tmp_path / "first" / "weights.pt"
+    grown = load_weights(file)
+    assert grown.convention["stage"] == 1 and any(name.startswith("2.") for name in grown.state)
+
+    class Still(Task):
+        def rate_at(self, stage: Stage, done: float) -> float:
+            return 0.0
+
+    more = {"start": file, "data": "generated:shapes?size=24", "steps": 3}
+    train(options(tmp_path / "still", **more), Still())
+    kept = load_weights(tmp_path / "still" / "weights.pt")
+    learnt = [name for name in grown.state if "running" not in name and "num_batches" not in name]
+    assert all(torch.equal(grown.state[name], kept.state[name]) for name in learnt)
+    assert kept.record["start"]["sha256"] == grown.sha256 and kept.record["start"]["steps"] == 20
+
+    train(options(tmp_path / "a", start=file), Task())
+    until = StopAt(11)
+    train(options(tmp_path / "b", start=file), Task(), until, until.token)
+    file.unlink()  # what is resumed does not need it any more
+    train(resumed(tmp_path / "b"), Task())
+    assert same(*(load_checkpoint(tmp_path / name).network for name in "ab"))
+
+
+def test_weights_that_cannot_be_begun_with(tmp_path: Path) -> None:
+    train(options(tmp_path / "a", steps=1), Task())
+    file = tmp_path / "a" / "weights.pt"
+    with pytest.raises(InputError, match="configuration 'small', not of 'fast'"):
+        train(options(tmp_path / "b", configuration="fast", start=file), Task())
+    with pytest.raises(InputError, match="has begun already"):
+        train(resumed(tmp_path / "a", start=file), Task())
+    with pytest.raises(InputError, match="2-D images, not for 3-D"):
+        train(options(tmp_path / "b", dimension=3, start=file), Task())
+    assert not (tmp_path / "b").exists()
+
+
+def test_pairs_in_a_step_and_a_rate_that_falls(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Watched(Task):
+        def loss(self, network: nn.Module, batch: Batch, done: float, generator: Any) -> dict[str, Tensor]:
+            seen.append(len(batch.fixed))
+            return super().loss(network, batch, done, generator)
+
+        def rate_at(self, stage: Stage, done: float) -> float:
+            return 1.0
+
+    train(options(tmp_path / "a", batch=5, anneal=True), Watched())
+    assert set(seen) == {5}
+    rates = {row["step"]: row["rate"] for row in lines(tmp_path / "a") if "rate" in row}
+    for step, rate in rates.items():
+        start = 1e-3 if step <= 8 else 5e-4
+        assert rate == pytest.approx(start * (1 + math.cos(math.pi * (step - 1) / 20)) / 2, rel=1e-6)
+    assert len(rates) > 3
 
 
 # --- validation -----------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..errors import InputError
 from .base import Method, MethodInput, Prediction
+from .classical import Classical
 from .dio import Dio
 from .gradicon import GradIcon
 from .nephi import NePhi
@@ -11,7 +12,8 @@ from .r2net import NsvfR2Net, SvfR2Net
 from .sitreg import SitReg
 
 METHODS: dict[str, Method] = {
-    method.name: method for method in (Dio(), GradIcon(), SitReg(), NePhi(), SvfR2Net(), NsvfR2Net())
+    method.name: method
+    for method in (Dio(), GradIcon(), SitReg(), NePhi(), SvfR2Net(), NsvfR2Net(), Classical())
 }
 
 

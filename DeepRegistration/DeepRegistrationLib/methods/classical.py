@@ -8,11 +8,28 @@ from __future__ import annotations
 
 import torch
 
+from ..errors import InputError
 from ..filters import gaussian_smooth, spatial_gradient
 from ..frame import Volume
 from ..objective import Channel
 from ..objectives import LocalNCC
-from .base import MethodInput, Prediction
+from .base import Method, MethodInput, Prediction
+
+
+class Classical(Method):
+    """The solver alone, on the images themselves."""
+
+    name = "classical"
+
+    def predict(self, pair: MethodInput) -> Prediction:
+        """What to compare; nothing is predicted, and weights have no meaning.
+
+        Raises:
+            InputError: there are weights.
+        """
+        if pair.weights is not None:
+            raise InputError("The classical method has no network, so it takes no weights.")
+        return classical_features(pair)
 
 
 def classical_features(pair: MethodInput) -> Prediction:

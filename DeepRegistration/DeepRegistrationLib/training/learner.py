@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, RegistrationError
+from ..weights import Weights
 from .base import Batch, Stage, TrainingTask
 from .checkpoint import Checkpoint
 from .processes import Processes
 
 _NETWORK, _STEP, _LAYERS = 0, 1, 2
 """What a seed is for."""
+
+_LAYOUT = {2: torch.channels_last, 3: torch.channels_last_3d}
+"""How convolutions keep their weights, by dimension: as processors and GPUs go through them fastest."""
 
 _MOST_SKIPPED = 30
 """Steps in a row without a finite gradient; mixed precision needs up to 16 to find its scale."""
@@ -31,6 +36,11 @@ class Learner:
         steps: of the whole training.
         seed: of everything random.
         processes: those that share the batch.
+        batch: pairs in a step, per process; None takes the stages' own.
+        precision: see `TrainingOptions`.
+        anneal: see `TrainingOptions`.
+        grown: stages whose changes to the network it has from the beginning.
+        start: weights to begin with; of a network that has grown that far.
         before: state to go on from.
 
     Attributes:
@@ -39,7 +49,7 @@ class Learner:
         skipped: steps left out because the gradient was not finite.
 
     Raises:
-        InputError: the checkpoint does not fit the network.
+        InputError: checkpoint or weights do not fit the network.
     """
 
     def __init__(
@@ -51,15 +61,26 @@ class Learner:
         seed: int,
         processes: Processes,
         before: Checkpoint | None = None,
+        batch: int | None = None,
+        precision: str | None = None,
+        anneal: bool = False,
+        grown: int = 0,
+        start: Weights | None = None,
     ) -> None:
         self.task, self.steps, self.seed, self.processes = task, steps, seed, processes
-        self.stages = task.stages(configuration)
+        self._dimension, self._grown, self._anneal = dimension, grown, anneal
+        stages = task.stages(configuration)
+        self.stages = tuple(replace(stage, batch=batch or stage.batch) for stage in stages)
         self._bounds = _bounds(self.stages, steps)
         self.step = self.skipped = self._skipped_in_a_row = 0
-        self.precision = _precision(task, processes.device)
+        self.precision = _precision(task, processes.device, precision)
         self._scaler = torch.amp.GradScaler(processes.device.type, enabled=self.precision == "float16")
         self._sow(_NETWORK, 0)
         self.network = task.network(configuration, dimension)
+        for index in range(1, grown + 1):
+            self.network = task.enter_stage(self.network, index)
+        if start is not None:
+            start.into(self.network).requires_grad_(True)
         for index in range((before.stage if before else 0) + 1):
             self._enter(index)
         if before is not None:
@@ -91,6 +112,8 @@ class Learner:
             self._enter(self.stage_of(self.step))
         start, end = self._bounds[self.stage_index], self._bounds[self.stage_index + 1]
         factor = self.task.rate_at(self.stage, (self.step - start) / max(1, end - start))
+        if self._anneal:
+            factor *= (1 + math.cos(math.pi * self.step / self.steps)) / 2
         for group in self.optimiser.param_groups:
             group["lr"] = group["initial_lr"] * factor
         try:
@@ -125,8 +148,11 @@ class Learner:
         """Make network, optimiser and what surrounds them those of a stage."""
         self.stage_index = index
         self._sow(_NETWORK, 1 + index)
-        network = self.task.enter_stage(self.network, index)
-        self.network = self.processes.synchronised(network.to(self.processes.device)).train()
+        network = self.network
+        if index > self._grown:
+            network = self.task.enter_stage(network, index)
+        network = network.to(self.processes.device, memory_format=_LAYOUT[self._dimension])
+        self.network = self.processes.synchronised(network).train()
         self.optimiser = self.task.optimiser(self.network, self.stage)
         for group in self.optimiser.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -202,8 +228,10 @@ class _Loss(nn.Module):
         return {name: term if name == "loss" else term.detach() for name, term in terms.items()}
 
 
-def _precision(task: TrainingTask, device: torch.device) -> str | None:
+def _precision(task: TrainingTask, device: torch.device, wanted: str | None) -> str | None:
     """The half precision to use, None for float32 throughout."""
+    if wanted not in (None, "auto"):
+        return None if wanted == "float32" or not task.mixed_precision else wanted
     if device.type != "cuda" or not task.mixed_precision:
         return None
     return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"

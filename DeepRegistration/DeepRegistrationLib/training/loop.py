@@ -17,7 +17,7 @@ from ..errors import InputError, OutputError, RegistrationError, ResourceError
 from ..progress import CancelToken, Progress, ProgressCallback
 from ..quality import environment
 from ..resources import is_out_of_memory, threads
-from ..weights import save_weights
+from ..weights import Weights, load_weights, save_weights
 from . import TASKS
 from .base import Batch, TrainingTask
 from .checkpoint import Checkpoint, save_checkpoint
@@ -106,12 +106,27 @@ class _Run:
             raise InputError(
                 f"{self.task.method} has no configuration '{self.configuration}'; choose {names}."
             )
+        start = None
+        if options.start is not None:
+            start = load_weights(options.start, self.task.method, given["dimension"])
+            self._check_start(start, given)
         self.source = self._source(given)
         steps, dimension = given["steps"] or self.task.steps(self.configuration), self.source.dimension
         decided = {"steps": steps, "dimension": dimension, "shape": list(self.source.shape)}
         self.settings = {**given, **decided}
         self.learner = Learner(
-            self.task, self.configuration, dimension, steps, given["seed"], processes, before
+            self.task,
+            self.configuration,
+            dimension,
+            steps,
+            given["seed"],
+            processes,
+            before,
+            given["batch"],
+            given["precision"],
+            bool(given["anneal"]),
+            given["start"]["stage"] if given["start"] else 0,
+            start,
         )
         self.pairs = [stage.batch * given["processes"] for stage in self.learner.stages]
         self.share = [processes.share(pairs) for pairs in self.pairs]
@@ -132,6 +147,16 @@ class _Run:
             lambda d: self.task.convention(self.configuration, d)["shape"],
             self.processes.device,
         )
+
+    def _check_start(self, start: Weights, given: dict[str, Any]) -> None:
+        """Take from the weights to begin with what has to be theirs, and note which they are."""
+        if start.configuration != self.configuration:
+            raise InputError(
+                f"{self.options.start} holds weights of the configuration '{start.configuration}', "
+                f"not of '{self.configuration}'."
+            )
+        given["dimension"] = start.dimension
+        given["start"] = {"sha256": start.sha256, "stage": start.convention["stage"], **_spent(start)}
 
     def _log(self, resumed: bool) -> TrainingLog:
         """The log, with what is trained at its head."""
@@ -282,7 +307,7 @@ class _Run:
     def _save_weights(self) -> str:
         hardware, learner = environment(self.processes.device), self.learner
         record = {
-            **{name: self.settings[name] for name in ("data", "seed", "shape")},
+            **{name: self.settings[name] for name in ("data", "seed", "shape", "start")},
             "processes": self.processes.count,
             "pairs_per_step": self.pairs[: learner.stage_index + 1],
             "steps": learner.step,
@@ -314,6 +339,11 @@ def _task(method: str) -> TrainingTask:
     if method not in TASKS:
         raise InputError(f"There is no method '{method}' that can be trained; choose {', '.join(TASKS)}.")
     return TASKS[method]
+
+
+def _spent(start: Weights) -> dict[str, Any]:
+    """What weights to begin with have cost, and what they began with themselves."""
+    return {name: start.record.get(name) for name in ("data", "seed", "shape", "steps", "seconds", "start")}
 
 
 def _memory(device: torch.device) -> float | None:

@@ -10,7 +10,9 @@ from typing import Any
 from ..errors import InputError
 from .checkpoint import CHECKPOINT, Checkpoint, load_checkpoint
 
-_IDENTITY = ("method", "configuration", "data", "steps", "dimension", "seed")
+_IDENTITY = ("method", "configuration", "data", "steps", "dimension", "seed", "batch", "precision", "anneal")
+
+PRECISIONS = ("auto", "float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,13 @@ class TrainingOptions:
         seed: of everything random; None is 0.
         dimension: 2 or 3; None takes that of the data.
         shape: voxels, array order; None takes the data's or the configuration's.
+        batch: pairs in a step, per process; None takes the configuration's.
+        precision: of the networks' arithmetic: ``auto`` (half on GPUs that have it, None is the same),
+            ``float32``, or ``bfloat16``, which doubles the speed of processors made for it.
+        anneal: let the learning rate fall to nothing along half a cosine, on top of the method's own
+            schedule; None is False.
+        start: weights file to begin with in the place of random ones: same method, configuration and
+            dimension, any size of image; with `resume` it cannot be given again.
         resume: go on from the folder's checkpoint; what is None is then taken from it.
         max_minutes: stop, with a checkpoint, after that long.
         checkpoint_minutes: between two checkpoints.
@@ -41,6 +50,10 @@ class TrainingOptions:
     seed: int | None = None
     dimension: int | None = None
     shape: tuple[int, ...] | None = None
+    batch: int | None = None
+    precision: str | None = None
+    anneal: bool | None = None
+    start: Path | None = None
     resume: bool = False
     max_minutes: float | None = None
     checkpoint_minutes: float = 5.0
@@ -70,7 +83,9 @@ class TrainingOptions:
                 raise InputError(
                     f"{self.out} already holds a training; go on with --resume, or choose another folder."
                 )
-            return {**wanted, "seed": self.seed or 0, "processes": processes}, None
+            return {**wanted, "seed": self.seed or 0, "processes": processes, "start": None}, None
+        if self.start is not None:
+            raise InputError("--start is for a new training; what is resumed has begun already.")
         before = load_checkpoint(self.out)
         for name, value in wanted.items():
             there = before.settings[name]
@@ -84,6 +99,7 @@ class TrainingOptions:
     def _check_numbers(self) -> None:
         checks: tuple[tuple[str, float | None, Callable[[float], bool], str], ...] = (
             ("steps", self.steps, lambda v: v >= 1, "at least 1"),
+            ("batch", self.batch, lambda v: v >= 1, "at least 1"),
             ("seed", self.seed, lambda v: 0 <= v < 2**63, "0 or more"),
             ("max-minutes", self.max_minutes, lambda v: v > 0, "above 0"),
             ("checkpoint-minutes", self.checkpoint_minutes, lambda v: v > 0, "above 0"),
@@ -91,3 +107,5 @@ class TrainingOptions:
         for name, value, fits, what in checks:
             if value is not None and not fits(value):
                 raise InputError(f"--{name} has to be {what}.")
+        if self.precision not in (None, *PRECISIONS):
+            raise InputError(f"--precision has to be one of {', '.join(PRECISIONS)}.")

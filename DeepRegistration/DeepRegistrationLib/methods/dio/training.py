@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ...errors import InputError
 from ...field import Field
 from ...filters import downsample
 from ...frame import Frame
@@ -79,21 +80,22 @@ class Configuration:
         )
 
 
-_SMALL = FeatureNetwork("unet", widths=(8, 16, 16), channels=8)
+_SMALL = Configuration(
+    FeatureNetwork("unet", widths=(8, 16, 16), channels=8),
+    representation="diffeomorphic",
+    scales=((4, 60), (2, 30), (1, 15)),
+    begin=(0.0, 0.1, 0.3),
+    warp_sigma=0.5,
+    image_loss="mse",
+    shape=64,
+    learning_rate=1e-3,
+    steps=3_000,
+    batch=4,
+)
 
 CONFIGURATIONS = {
-    "small": Configuration(
-        _SMALL,
-        representation="diffeomorphic",
-        scales=((4, 60), (2, 30), (1, 15)),
-        begin=(0.0, 0.1, 0.3),
-        warp_sigma=0.5,
-        image_loss="mse",
-        shape=64,
-        learning_rate=1e-3,
-        steps=3_000,
-        batch=4,
-    ),
+    "small": _SMALL,
+    "small-labels": replace(_SMALL, image_weight=0.0, landmark_weight=0.02),
     "paper": Configuration(),
     "paper-lku": Configuration(FeatureNetwork("lku")),
     "paper-unet-e": Configuration(FeatureNetwork("unet-e")),
@@ -112,7 +114,8 @@ CONFIGURATIONS = {
         batch=8,
     ),
 }
-"""``small`` runs in minutes on a processor; ``paper`` is the published U-Net, and its siblings the other
+"""``small`` runs in minutes on a processor; ``small-labels`` is the same without the image loss, for pairs of
+any contrast that have labels; ``paper`` is the published U-Net, and its siblings the other
 published networks; ``squares`` is the paper's toy problem, the squares being their own labels. Where the
 paper has an affine solver and the images' squared error, this has a rigid one and overlap: the error also
 falls when the moving square is shrunk away or pushed out of the image."""
@@ -159,8 +162,14 @@ class DioTask(TrainingTask):
     def loss(
         self, network: nn.Module, batch: Batch, done: float, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """The mean over pairs and scales of the weighted losses, and its parts."""
+        """The mean over pairs and scales of the weighted losses, and its parts.
+
+        Raises:
+            InputError: a configuration without an image loss, and no labels.
+        """
         chosen: Configuration = network.configuration
+        if chosen.image_weight == 0 and (batch.fixed_labels is None or batch.moving_labels is None):
+            raise InputError("This configuration of DIO learns from labels, and the data have none.")
         of_fixed = bool(torch.rand((), generator=generator) < 0.5)
         fixed, moving = (
             _features(network, batch.fixed, of_fixed),

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ...interpolation import read_at
-from ...objectives import MeanSquaredError, Similarity, fold_penalty
+from ...objectives import LocalNCC, MeanSquaredError, Similarity, fold_penalty
 from ...training.base import Batch
 from .network import Configuration, InitialVelocity, R2Net
+
+MEASURES: Mapping[str, Similarity] = {"mse": MeanSquaredError(), "lncc": LocalNCC(3)}
+"""By the names in a configuration; the local one sees 7 voxels a side."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,8 @@ class PairLoss:
     def of(cls, configuration: Configuration) -> PairLoss:
         """With the constants of a configuration."""
         c = configuration
-        return cls(c.deviation, c.similarity, c.prior, c.folds, c.smoothness, c.samples)
+        measure = MEASURES[c.measure]
+        return cls(c.deviation, c.similarity, c.prior, c.folds, c.smoothness, c.samples, measure)
 
     def __call__(self, network: R2Net, batch: Batch) -> dict[str, Tensor]:
         """Scalars `loss`, `similarity`, `prior` and `folds`, the latter three without their weights."""

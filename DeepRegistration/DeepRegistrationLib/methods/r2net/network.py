@@ -28,6 +28,7 @@ class Configuration:
         smoothness: of the prior on the initial velocity, lambda of `loss.smooth_prior`; None is the
             standard normal distribution.
         deviation: of the images' noise, sigma in the paper.
+        measure: of the images, a name in `loss.MEASURES`; the squared error is the paper's.
         similarity, prior, folds: weights of the loss's terms.
         samples: velocities drawn for each pair, K in the paper.
         steps: optimiser steps.
@@ -41,6 +42,7 @@ class Configuration:
     gentle: bool = False
     smoothness: float | None = None
     deviation: float = 0.01
+    measure: str = "mse"
     similarity: float = 2.0
     prior: float = 1.0
     folds: float = 1.0
@@ -52,19 +54,21 @@ class Configuration:
 
 
 _PAPER = Configuration()
+_SMALL = Configuration(
+    strict=True,
+    gentle=True,
+    smoothness=10.0,
+    deviation=0.1,
+    folds=200.0,
+    steps=6000,
+    batch=4,
+    rate=1e-3,
+    shape=(64, 64, 64),
+)
 
 CONFIGURATIONS: Mapping[str, Configuration] = {
-    "small": Configuration(
-        strict=True,
-        gentle=True,
-        smoothness=10.0,
-        deviation=0.1,
-        folds=200.0,
-        steps=6000,
-        batch=4,
-        rate=1e-3,
-        shape=(64, 64, 64),
-    ),
+    "small": _SMALL,
+    "small-lncc": replace(_SMALL, measure="lncc", similarity=0.2, folds=20.0),
     "paper": _PAPER,
     "strict": replace(_PAPER, strict=True),
 }
@@ -76,6 +80,8 @@ for the logarithm of the variance. The paper leaves sigma open; 0.01 is VoxelMor
 "strict": the same, but each block is invertible as a map of velocities.
 "small": strict, with a smoothness prior and a velocity that starts near zero, for images of 64 voxels a side;
 sigma and the folds' weight such that the images do not outweigh the rest.
+"small-lncc": the same with the local correlation, for images whose brightness differs from pair to pair; it
+weighs against the smoothness about as in SITReg.
 """
 
 _NEAR_ZERO, _NEARER_ZERO = 1e-5, 1e-10

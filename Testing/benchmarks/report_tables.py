@@ -1,0 +1,146 @@
+"""The report's table and its plot of accuracy against time, from the records `report.py` keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A measure: its key in a record, its head, digits, and whether more of it is better."""
+
+    key: str
+    head: str
+    digits: int
+    more: bool = True
+
+
+ACCURACY = (
+    Column("mean_dice", "Dice", 4),
+    Column("tre", "TRE mm", 2, False),
+    Column("nmi", "NMI", 4),
+)
+"""What methods are ranked by: the first of these that all records have."""
+
+_COLUMNS = (
+    *ACCURACY[:1],
+    Column("mean_hd95", "HD95 mm", 2, False),
+    *ACCURACY[1:],
+    Column("folds_percent", "folds %", 4, False),
+    Column("inverse_mm", "inverse error mm", 3, False),
+    Column("wall_s", "wall s", 1, False),
+    Column("work_s", "without imports s", 1, False),
+    Column("cpu_s", "CPU s", 1, False),
+    Column("peak_mb", "peak MB", 0, False),
+)
+
+
+def measure_of(records: Sequence[Record]) -> Column:
+    """The measure of accuracy that all records have."""
+    return next(column for column in ACCURACY if all(column.key in record for record in records))
+
+
+def by_method(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Records in the order of the methods' medians, best first."""
+    measure = measure_of(records)
+    found: dict[str, list[Record]] = {}
+    for record in records:
+        found.setdefault(record["method"], []).append(record)
+    sign = -1 if measure.more else 1
+    return dict(sorted(found.items(), key=lambda item: sign * median(r[measure.key] for r in item[1])))
+
+
+def table(records: Sequence[Record]) -> str:
+    """A Markdown table: medians over pairs, and in brackets the quartiles of what is accuracy."""
+    columns = [column for column in _COLUMNS if any(column.key in record for record in records)]
+    if measure_of(records).key != "nmi":
+        columns = [column for column in columns if column.key != "nmi"]
+    rows = [["method", "pairs", *(column.head for column in columns)]]
+    for method, mine in by_method(records).items():
+        cells = [
+            _cell(column, [r[column.key] for r in mine if r.get(column.key) is not None])
+            for column in columns
+        ]
+        rows.append([method, str(len(mine)), *cells])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return "\n".join(lines)
+
+
+def _cell(column: Column, values: list[float]) -> str:
+    if not values:
+        return ""
+    middle = f"{median(values):.{column.digits}f}"
+    if column not in ACCURACY or len(values) < 3:
+        return middle
+    low, high = (f"{v:.{column.digits}f}" for v in np.percentile(values, (25, 75)))
+    return f"{middle} ({low} to {high})"
+
+
+def compared(records: Sequence[Record], start: str = "start") -> list[str]:
+    """Sentences: which predictions beat the start, and whether refining them beats refining nothing."""
+    measure = measure_of(records)
+    medians = {name: median(r[measure.key] for r in mine) for name, mine in by_method(records).items()}
+    seconds = {name: median(r["work_s"] for r in mine) for name, mine in by_method(records).items()}
+
+    def against(name: str, other: str) -> str:
+        better = medians[name] > medians[other] if measure.more else medians[name] < medians[other]
+        values = f"{medians[name]:.{measure.digits}f} against {medians[other]:.{measure.digits}f}"
+        return f"{name} is {'better' if better else 'NOT better'} than {other} ({measure.head} {values})"
+
+    lines = []
+    for name in medians:
+        method, _, preset = name.rpartition("-")
+        if preset == "prediction" and start in medians:
+            lines.append(f"{against(name, start)}.")
+        elif method != "classical" and f"classical-{preset}" in medians:
+            other = f"classical-{preset}"
+            lines.append(f"{against(name, other)}, {seconds[name]:.1f} against {seconds[other]:.1f} s.")
+    return lines
+
+
+def plot(records: Sequence[Record], file: Path) -> None:
+    """Accuracy against seconds (without imports), a point per method: its medians, quartiles as bars.
+
+    Raises:
+        ImportError: matplotlib is not there.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    measure = measure_of(records)
+    figure, axes = pyplot.subplots(figsize=(9, 6))
+    for method, mine in by_method(records).items():
+        seconds, values = median(r["work_s"] for r in mine), [r[measure.key] for r in mine]
+        middle = median(values)
+        if seconds == 0:
+            axes.axhline(middle, color="0.6", linestyle=":", linewidth=1)
+            axes.annotate(method, (1, middle), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+            continue
+        low, high = np.percentile(values, (25, 75))
+        bars = [[max(0, middle - low)], [max(0, high - middle)]]
+        marker = "o" if mine[0].get("ours") else "s"
+        axes.errorbar(seconds, middle, yerr=bars, fmt=marker, capsize=2)
+        axes.annotate(method, (seconds, middle), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.set_xscale("log")
+    axes.set_xlabel("seconds (median; the time of starting and importing left out)")
+    axes.set_ylabel(measure.head + " (median, quartiles)")
+    if not measure.more:
+        axes.invert_yaxis()
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    unfinished = file.with_name(f"unfinished-{file.name}")
+    figure.savefig(unfinished, dpi=120)
+    pyplot.close(figure)
+    unfinished.replace(file)
