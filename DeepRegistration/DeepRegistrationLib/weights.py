@@ -24,7 +24,10 @@ from .atomic import atomic_path
 from .errors import InputError
 
 _FORMAT = "deepregistration-weights-1"
-_SHIPPED = Path(__file__).resolve().parents[1] / "Resources" / "Weights"
+_BESIDE = Path(__file__).resolve().parents[1]
+_SHIPPED = (_BESIDE / "Resources" / "Weights", _BESIDE / "DeepRegistrationWeights")
+"""Where trained weights are in Slicer and in the sources, and where pip puts them."""
+
 _UNSAFE = ("weights_only", "unsupported global", "unsupported operand", "unsupported class")
 
 
@@ -153,8 +156,8 @@ def load_weights(path: str | Path, method: str | None = None, dimension: int | N
 
 def shipped_weights(method: str, dimension: int) -> Path | None:
     """The weights that come with the program for a method and a dimension, None where there are none."""
-    path = _SHIPPED / f"{method}-{dimension}d.pt"
-    return path if path.is_file() else None
+    files = (folder / f"{method}-{dimension}d.pt" for folder in _SHIPPED)
+    return next((path for path in files if path.is_file()), None)
 
 
 def read_plain(path: Path, what: str) -> Any:

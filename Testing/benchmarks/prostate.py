@@ -1,6 +1,7 @@
 """Prostate MRI onto transrectal ultrasound: what intensity, landmarks and gland labels each bring.
 
     python Testing/benchmarks/prostate.py FOLDER [--cases 0,1] [--presets balanced] [--out results.csv]
+        [--objectives mind,nmi,lncc,dio]
 
 FOLDER holds ``mr_images_caseNNNNNN.nii.gz``, ``us_images_case...``, ``mr_labels_case...`` and
 ``us_labels_case...``. A label file is 4-D or 3-D; its first component is the gland, the others are small
@@ -13,9 +14,10 @@ every row of the table starts from there. Ultrasound is fixed, MRI moves.
   and apex: the mean of the outermost twentieth of the gland's voxels along an image axis).
 * *labels*: with the gland's outline in both images.
 
-The gland's Dice says how well each worked. Landmarks and labels are fitted to the gland themselves, so beside
-it stands what neither has seen: the distance between the centres of the inner structures, where a
-case has any.
+Each with each of the objectives: ``auto``, an intensity measure (of the method ``classical``), or the
+features of a method that has learned some (``dio``). The gland's Dice says how well each worked. Landmarks
+and labels are fitted to the gland themselves, so beside it stands what neither has seen: the distance
+between the centres of the inner structures, where a case has any.
 """
 
 from __future__ import annotations
@@ -35,6 +37,7 @@ import numpy as np
 import SimpleITK as sitk
 import torch
 from DeepRegistrationLib import Registration, register
+from DeepRegistrationLib.methods import METHODS
 from scoring import dice, folds_percent
 
 POLES = ((0, 0), (0, 1), (1, 0), (2, 0), (2, 1))
@@ -112,14 +115,19 @@ def mapping(result: Registration | None) -> Callable[[np.ndarray], np.ndarray]:
     return lambda points: result.forward.map(torch.from_numpy(points)).detach().numpy().astype(np.float64)
 
 
+def compared_by(objective: str) -> dict[str, str]:
+    """The options of `register` for an objective: a method's name, or a similarity of the classical one."""
+    return {"method": objective} if objective in METHODS else {"method": "classical", "similarity": objective}
+
+
 def measure(
-    variant: str, preset: str, fixed: Scan, moving: Scan, linear: str, threads: int
+    variant: str, preset: str, objective: str, fixed: Scan, moving: Scan, linear: str, threads: int
 ) -> dict[str, Any]:
     """Register one case one way and judge it."""
     begin = time.perf_counter()
     result = None
     if variant != "start":
-        extra = options(variant, fixed, moving)
+        extra = {**options(variant, fixed, moving), **compared_by(objective)}
         result = register(
             fixed.image, moving.image, preset=preset, linear=linear, device="cpu", threads=threads, **extra
         )
@@ -127,7 +135,8 @@ def measure(
     transform = sitk.Transform(3, sitk.sitkIdentity) if result is None else sampled(result, fixed.image)
     moved = sitk.Resample(moving.gland, fixed.gland, transform, sitk.sitkNearestNeighbor, 0)
     glands = (sitk.GetArrayFromImage(image) > 0 for image in (fixed.gland, moved))
-    record = {"variant": variant, "preset": preset, "gland_dice": dice(*glands), "seconds": seconds}
+    record = {"variant": variant, "preset": preset, "objective": objective}
+    record |= {"gland_dice": dice(*glands), "seconds": seconds}
     record["folds_percent"] = folds_percent(transform, fixed.image)
     there = mapping(result)
     record["pole_mm"] = distance(there(fixed.poles()), moving.poles())
@@ -142,13 +151,14 @@ def distance(one: np.ndarray, other: np.ndarray) -> float:
 def report(records: list[dict[str, Any]]) -> str:
     """Means over the cases, a variant a row."""
     lines = [
-        "| preset | variant | gland Dice | poles mm | inner structures mm | folds % | s |",
-        "|" + "---|" * 7,
+        "| preset | variant | objective | gland Dice | poles mm | inner structures mm | folds % | s |",
+        "|" + "---|" * 8,
     ]
-    for preset, variant in dict.fromkeys((r["preset"], r["variant"]) for r in records):
-        mine = [r for r in records if (r["preset"], r["variant"]) == (preset, variant)]
+    keys = ("preset", "variant", "objective")
+    for key in dict.fromkeys(tuple(r[k] for k in keys) for r in records):
+        mine = [r for r in records if tuple(r[k] for k in keys) == key]
         inner = [r["inner_mm"] for r in mine if r["inner_mm"] is not None]
-        cells = [preset, variant, f"{fmean(r['gland_dice'] for r in mine):.3f}"]
+        cells = [*key, f"{fmean(r['gland_dice'] for r in mine):.3f}"]
         cells += [f"{fmean(r['pole_mm'] for r in mine):.2f}", f"{fmean(inner):.2f}" if inner else ""]
         cells += [
             f"{fmean(r['folds_percent'] for r in mine):.3f}",
@@ -167,6 +177,7 @@ def main() -> int:
     parser.add_argument("--cases", help="comma-separated numbers (default: all)")
     parser.add_argument("--presets", default="balanced")
     parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--objectives", default="auto")
     parser.add_argument("--linear", choices=("none", "rigid", "affine"), default="affine")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="a table of every case, as CSV")
@@ -183,9 +194,12 @@ def main() -> int:
         fixed, moving = (read_scan(arguments.folder, modality, case) for modality in ("us", "mr"))
         for preset in arguments.presets.split(","):
             for variant in arguments.variants.split(","):
-                record = measure(variant, preset, fixed, moving, arguments.linear, arguments.threads)
-                records.append({"case": case, **record})
-                print(f"{case} {preset} {variant}: gland Dice {record['gland_dice']:.3f}", flush=True)
+                objectives = ["none"] if variant == "start" else arguments.objectives.split(",")
+                for objective in objectives:
+                    way = (variant, preset, objective)
+                    record = measure(*way, fixed, moving, arguments.linear, arguments.threads)
+                    records.append({"case": case, **record})
+                    print(f"{case} {' '.join(way)}: gland Dice {record['gland_dice']:.3f}", flush=True)
     print(report(records))
     if arguments.out:
         with arguments.out.open("w", newline="", encoding="utf-8") as stream:

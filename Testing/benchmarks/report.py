@@ -35,7 +35,7 @@ from typing import Any
 from children import Cost, environment, run
 from contenders import OURS, PRESETS, START, TOOLS, Contender, contenders, register
 from pairs import Pair, find_pairs
-from report_tables import Record, compared, plot, table
+from report_tables import Record, by_pair, compared, plot, table
 
 HERE = Path(__file__).resolve().parent
 QUICK_TOOLS = ("demons", "ants-quick", "convexadam")
@@ -180,7 +180,7 @@ class Report:
     def finish(self, records: list[Record]) -> None:
         """The table, the comparisons and the plot."""
         verdicts = "\n".join(f"* {line}" for line in compared(records))
-        text = f"{_machine()}\n\n{table(records)}\n\n{verdicts}\n"
+        text = f"{_machine()}\n\n{table(records)}\n\n{by_pair(records)}\n\n{verdicts}\n"
         (self.out / "report.md").write_text(text, encoding="utf-8")
         print(f"\n{text}")
         try:

@@ -86,25 +86,41 @@ def _cell(column: Column, values: list[float]) -> str:
     return f"{middle} ({low} to {high})"
 
 
-def compared(records: Sequence[Record], start: str = "start") -> list[str]:
-    """Sentences: which predictions beat the start, and whether refining them beats refining nothing."""
+def by_pair(records: Sequence[Record]) -> str:
+    """A Markdown table of what accuracy is measured by, a method a row, a pair a column."""
     measure = measure_of(records)
-    medians = {name: median(r[measure.key] for r in mine) for name, mine in by_method(records).items()}
-    seconds = {name: median(r["work_s"] for r in mine) for name, mine in by_method(records).items()}
+    pairs = list(dict.fromkeys(record["pair"] for record in records))
+    lines = ["| " + " | ".join([f"{measure.head} of pair", *pairs]) + " |", "|" + "---|" * (len(pairs) + 1)]
+    for method, mine in by_method(records).items():
+        values = {record["pair"]: f"{record[measure.key]:.{measure.digits}f}" for record in mine}
+        lines.append("| " + " | ".join([method, *(values.get(pair, "") for pair in pairs)]) + " |")
+    return "\n".join(lines)
+
+
+def compared(records: Sequence[Record], start: str = "start") -> list[str]:
+    """Sentences: in how many pairs predictions beat the start, and refined ones the refinement alone."""
+    measure = measure_of(records)
+    methods = {m: {r["pair"]: r for r in mine} for m, mine in by_method(records).items()}
 
     def against(name: str, other: str) -> str:
-        better = medians[name] > medians[other] if measure.more else medians[name] < medians[other]
-        values = f"{medians[name]:.{measure.digits}f} against {medians[other]:.{measure.digits}f}"
-        return f"{name} is {'better' if better else 'NOT better'} than {other} ({measure.head} {values})"
+        shared = methods[name].keys() & methods[other].keys()
+        gains = {p: methods[name][p][measure.key] - methods[other][p][measure.key] for p in shared}
+        worse = sorted(p for p, gain in gains.items() if (gain < 0) == measure.more and gain != 0)
+        better = sum((gain > 0) == measure.more and gain != 0 for gain in gains.values())
+        told = f"{name} is better than {other} in {better} of {len(shared)} pairs"
+        middle = f"{measure.head} {median(gains.values()):+.{measure.digits}f} in the median"
+        return f"{told}, {middle}" + (f"; worse in {', '.join(worse)}" if worse else "")
+
+    def seconds(name: str) -> float:
+        return median(record["work_s"] for record in methods[name].values())
 
     lines = []
-    for name in medians:
+    for name in methods:
         method, _, preset = name.rpartition("-")
-        if preset == "prediction" and start in medians:
-            lines.append(f"{against(name, start)}.")
-        elif method != "classical" and f"classical-{preset}" in medians:
-            other = f"classical-{preset}"
-            lines.append(f"{against(name, other)}, {seconds[name]:.1f} against {seconds[other]:.1f} s.")
+        other = start if preset == "prediction" else f"classical-{preset}"
+        if name not in (start, other) and method and other in methods:
+            times = "" if other == start else f"; {seconds(name):.1f} s against {seconds(other):.1f}"
+            lines.append(f"{against(name, other)}{times}.")
     return lines
 
 

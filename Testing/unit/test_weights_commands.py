@@ -133,21 +133,19 @@ def test_weights_of_something_else(folder: Path, tmp_path: Path, capsys: pytest.
 def test_the_list_of_methods_tells_what_weights_there_are(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(weights, "_SHIPPED", tmp_path)
+    monkeypatch.setattr(weights, "_SHIPPED", (tmp_path,))
     trained = load_weights(folder / "dio" / "weights.pt")
     (tmp_path / "dio-2d.pt").write_bytes((folder / "dio" / "weights.pt").read_bytes())
     (tmp_path / "gradicon-3d.pt").write_text("damaged")
     assert cli.main(["methods", "--json"]) == 0
     listed = {m["name"]: m["weights"] for m in json.loads(capsys.readouterr().out)["methods"]}
-    assert listed["dio"] == [
-        {
-            "dimension": 2,
-            "configuration": "small",
-            "data": "generated:shapes?size=32",
-            "sha256": trained.sha256,
-        }
-    ]
+    told = {"dimension": 2, "configuration": "small", "sha256": trained.sha256}
+    assert listed["dio"] == [{**told, **trained.record}]
+    assert trained.record["data"] == "generated:shapes?size=32"
     assert listed["gradicon"][0]["dimension"] == 3 and "not a weights file" in listed["gradicon"][0]["error"]
     assert listed["sitreg"] == []
     assert cli.main(["methods"]) == 0
-    assert "Weights for 2-D images: small, trained on generated:shapes?size=32." in capsys.readouterr().out
+    told = capsys.readouterr().out
+    steps = trained.record["steps"]
+    assert f"Weights for 2-D images: small; {steps} steps, 0.0 h on generated:shapes?size=32, seed 0;" in told
+    assert f"SHA-256 {trained.sha256[:12]}." in told

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from ..errors import InputError
@@ -42,8 +43,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def weights_of(method: str) -> list[dict[str, Any]]:
-    """The weights that come with a method: dimension, configuration, what they were trained on, SHA-256;
-    or dimension and the error, where a file cannot be used."""
+    """The weights that come with a method: dimension, configuration, SHA-256, record of their training; or
+    dimension and the error, where a file cannot be used."""
     found: list[dict[str, Any]] = []
     for dimension in (2, 3):
         path = shipped_weights(method, dimension)
@@ -54,13 +55,24 @@ def weights_of(method: str) -> list[dict[str, Any]]:
         except InputError as error:
             found.append({"dimension": dimension, "error": str(error)})
             continue
-        numbers = {"configuration": weights.configuration, "data": weights.record.get("data")}
-        found.append({"dimension": dimension, **numbers, "sha256": weights.sha256})
+        numbers = {"configuration": weights.configuration, "sha256": weights.sha256}
+        found.append({"dimension": dimension, **numbers, **weights.record})
     return found
 
 
 def _told(weights: dict[str, Any]) -> str:
     if "error" in weights:
         return f"Weights for {weights['dimension']}-D images: {weights['error']}"
-    trained = f", trained on {weights['data']}" if weights["data"] else ""
-    return f"Weights for {weights['dimension']}-D images: {weights['configuration']}{trained}."
+    told = f"Weights for {weights['dimension']}-D images: {weights['configuration']}"
+    for part in _parts(weights):
+        told += (
+            f"; {part['steps']} steps, {part['seconds'] / 3600:.1f} h on {part['data']}, seed {part['seed']}"
+        )
+    return f"{told}; SHA-256 {weights['sha256'][:12]}."
+
+
+def _parts(record: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
+    """The trainings that made the weights, the first one first."""
+    if record and record.get("data"):
+        yield from _parts(record.get("start"))
+        yield record

@@ -21,6 +21,7 @@ from ...training.base import Batch, Stage, TrainingTask
 from ...transforms import Representation, representation
 from .features import FeatureNetwork, padded, pyramid
 from .layer import Aligned, AlignmentLayer, Differentiation
+from .matching import match_loss
 
 _PERCENTILE = 0.98
 """The gradient of a displacement is cut off at this quantile of its size (the paper's code), among those
@@ -43,7 +44,8 @@ class Configuration:
         phantom_steps: differentiable steps after each scale's optimum.
         image_loss: ``lncc`` (window of 7 voxels) or ``mse``.
         image_weight, label_weight, landmark_weight: of the image loss, of 1 - soft Dice, and of the mean
-            squared landmark distance in voxels.
+            squared landmark distance in voxels; all of them are left out with `match_weight`.
+        match_weight: of `matching.match_loss`, for data whose true maps are known.
         shape: voxels along each axis of training images, unless the data say otherwise.
         learning_rate, steps, batch: of the training.
     """
@@ -61,6 +63,7 @@ class Configuration:
     image_weight: float = 1.0
     label_weight: float = 1.0
     landmark_weight: float = 0.1
+    match_weight: float = 0.0
     shape: int = 128
     learning_rate: float = 3e-4
     steps: int = 100_000
@@ -96,6 +99,14 @@ _SMALL = Configuration(
 CONFIGURATIONS = {
     "small": _SMALL,
     "small-labels": replace(_SMALL, image_weight=0.0, landmark_weight=0.02),
+    "small-match": replace(
+        _SMALL,
+        features=FeatureNetwork("unet", widths=(16, 32, 32), channels=12),
+        image_weight=0.0,
+        label_weight=0.0,
+        landmark_weight=0.0,
+        match_weight=1.0,
+    ),
     "paper": Configuration(),
     "paper-lku": Configuration(FeatureNetwork("lku")),
     "paper-unet-e": Configuration(FeatureNetwork("unet-e")),
@@ -115,10 +126,10 @@ CONFIGURATIONS = {
     ),
 }
 """``small`` runs in minutes on a processor; ``small-labels`` is the same without the image loss, for pairs of
-any contrast that have labels; ``paper`` is the published U-Net, and its siblings the other
-published networks; ``squares`` is the paper's toy problem, the squares being their own labels. Where the
-paper has an affine solver and the images' squared error, this has a rigid one and overlap: the error also
-falls when the moving square is shrunk away or pushed out of the image."""
+any contrast that have labels; ``small-match`` learns from the known maps of generated pairs; ``paper`` is the
+published U-Net, and its siblings the other published networks; ``squares`` is the paper's toy problem, the
+squares being their own labels. Where the paper has an affine solver and the images' squared error, this has
+a rigid one and overlap: the error also falls when the square is shrunk away or pushed out of the image."""
 
 
 class DioTask(TrainingTask):
@@ -165,9 +176,11 @@ class DioTask(TrainingTask):
         """The mean over pairs and scales of the weighted losses, and its parts.
 
         Raises:
-            InputError: a configuration without an image loss, and no labels.
+            InputError: no labels for a configuration that has no image loss, no maps for one that needs them.
         """
         chosen: Configuration = network.configuration
+        if chosen.match_weight > 0:
+            return self._matched(network, batch, generator)
         if chosen.image_weight == 0 and (batch.fixed_labels is None or batch.moving_labels is None):
             raise InputError("This configuration of DIO learns from labels, and the data have none.")
         of_fixed = bool(torch.rand((), generator=generator) < 0.5)
@@ -182,6 +195,27 @@ class DioTask(TrainingTask):
                 for aligned in layer(*_pair(network, fixed, moving, batch, k), _start(chosen, batch)):
                     rows.append(_losses(chosen, aligned, batch, k))
             return {name: torch.stack([row[name] for row in rows]).mean() for name in rows[0]}
+
+    @staticmethod
+    def _matched(network: nn.Module, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
+        """The mean over pairs of `match_loss`; both images send gradients."""
+        if batch.displacement is None:
+            raise InputError(
+                "This configuration of DIO learns from known maps; only generated:anatomy has them."
+            )
+        fixed, moving = (_features(network, images, True) for images in (batch.fixed, batch.moving))
+        with torch.autocast(batch.fixed.device.type, enabled=False):
+            losses = [
+                match_loss(
+                    *([level[k : k + 1] for level in levels] for levels in (fixed, moving)),
+                    batch.fixed[k],
+                    batch.displacement[k],
+                    network.margin,
+                    generator,
+                )
+                for k in range(len(batch.fixed))
+            ]
+            return {"loss": torch.stack(losses).mean()}
 
     @torch.no_grad()
     def displacement(self, network: nn.Module, batch: Batch) -> Tensor:
