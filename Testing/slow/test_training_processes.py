@@ -98,6 +98,25 @@ def test_two_processes_learn_what_one_does_from_the_double_batch(tmp_path: Path)
     assert [row["step"] for row in rows if "terms" in row] == [1, 2, 3, 4, 5, 6]  # one of them writes
 
 
+def test_as_torchrun_starts_it(tmp_path: Path) -> None:
+    """The command of the README, then the same folder gone on with by one process."""
+    out = tmp_path / "out"
+    train = ["DeepRegistrationLib", "train", "--out", str(out), "--device", "cpu"]
+    new = ["--method", "gradicon", "--config", "small", "--data", "generated:shapes?size=32"]
+    new += ["--dimension", "2", "--batch", "1", "--steps", "4", "--max-minutes", "0.0001"]
+    several = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    several += ["--master-port", group(1)[0]["MASTER_PORT"], "-m", *train, *new]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    first = subprocess.run(several, env=environment, capture_output=True, text=True, timeout=300)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.count("Time is over") == 1  # one of them speaks
+    assert load_checkpoint(out).settings["processes"] == 2 and load_checkpoint(out).step < 4
+    on = [sys.executable, "-m", *train, "--resume"]
+    second = subprocess.run(on, env=environment, capture_output=True, text=True, timeout=300)
+    assert second.returncode == 0 and "Trained: 4 of 4 steps" in second.stdout, second.stderr
+    assert load_weights(out / "weights.pt").record["pairs_per_step"] == [2, 2]
+
+
 def group(count: int) -> list[dict[str, str]]:
     """What ``torchrun`` would set for each of so many processes."""
     with socket.socket() as free:
