@@ -20,6 +20,8 @@ from DeepRegistrationLib.batch.rows import Row
 from DeepRegistrationLib.batch.run import run_batch
 from DeepRegistrationLib.errors import Cancelled, NotAvailableError
 from DeepRegistrationLib.progress import CancelToken
+from DeepRegistrationLib.template.average import Source
+from DeepRegistrationLib.template.build import Work, build_template
 
 needs_dask = pytest.mark.skipif(find_spec("distributed") is None, reason="Dask is not installed")
 FAST = {"preset": "fast", "representation": "free-form", "linear": "rigid", "device": "cpu", "threads": 1}
@@ -119,3 +121,18 @@ def test_cancelling_stops_the_cluster_too(
     assert len(there) < 4 and not list(folder.glob(".*-*"))
     run_batch(rows, folder, scheduler=str(cluster[0]), resume=True, picture=False)
     assert {path.name for path in folder.iterdir() if path.is_dir()} == {row.name for row in rows}
+
+
+@needs_dask
+def test_a_template_made_on_a_cluster_is_the_same(
+    rows: list[Row], tmp_path: Path, cluster: tuple[Path, list[subprocess.Popen[bytes]]]
+) -> None:
+    sources = [Source(row.name, Path(row.options["moving"])) for row in rows[:3]]
+    options = {key: value for key, value in FAST.items() if key != "linear"}
+    for name, work in (("many", Work(scheduler=str(cluster[0]))), ("one", Work(1))):
+        build_template(sources, tmp_path / name, 1, options, work)
+    for file in ("template-0.nii.gz", "template-1.nii.gz"):
+        many, one = (
+            sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / w / file))) for w in ("many", "one")
+        )
+        assert np.array_equal(many, one) and many.std() > 0
