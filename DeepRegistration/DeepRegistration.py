@@ -119,7 +119,10 @@ class DeepRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
 
 class DeepRegistrationLogic(ScriptedLoadableModuleLogic, SceneLogic):
-    """`register`, `refine`, `applyToOthers`, `jacobianVolume`, `quality`: see `SceneLogic`. No dialogs."""
+    """`register`, `registerMany`, `refine`, `applyToOthers`, `jacobianVolume`, `quality`: see `SceneLogic`.
+
+    No dialogs.
+    """
 
     def __init__(self, parent: Any = None) -> None:
         ScriptedLoadableModuleLogic.__init__(self, parent)

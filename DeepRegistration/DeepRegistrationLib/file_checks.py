@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import re
 import signal
 import struct
 import threading
@@ -19,13 +20,15 @@ from typing import BinaryIO
 import numpy as np
 import SimpleITK as sitk
 
+from .detached import check_data_file, check_header
 from .errors import InputError
 
 _quiet = threading.RLock()
 _CHUNK = 1 << 20
 _FLOATS = {16: "f4", 64: "f8"}  # by NIfTI's data type codes
-_NRRD_FIELD, _NRRD_TEXT, _NRRD_LINES = 400, 1 << 20, 100_000
+_PAIR = re.compile(r"(.+)\.(?:hdr|img|HDR|IMG)(?:\.gz)?", re.DOTALL)
 _HEADER = 348  # bytes of a NIfTI-1 header; ITK reads no other version
+_FARTHEST = 1 << 50  # byte in a file; not to be reached
 
 
 @contextmanager
@@ -111,75 +114,87 @@ def survives(read: Callable[[], object], seconds: float) -> bool:
 
 
 def check_file(path: Path) -> None:
-    """Raise InputError when `path` is missing, closed to us, empty, or a NIfTI file that is cut short,
-    damaged, or has voxels that are not finite numbers.
+    """Raise InputError when `path` is missing, closed to us, empty, not a file, a header whose voxels are not
+    there (`detached.check_header`), or NIfTI that is cut short, damaged, or has voxels that are not finite.
 
     ITK puts zeros in the place of what is missing at the end of a NIfTI file, and of NaN and infinite
     voxels, and says nothing, so its length and its numbers (and the checksum of a compressed one) are
     verified here: about 0.15 s for a 27 MB volume.
     """
+    check_header(path)
+    files = _nifti_files(path)
+    if files is None:
+        return
     try:
-        if not path.exists():
-            raise InputError(f"{path} does not exist.")
-        with path.open("rb") as file:
-            start = file.read(4)
-            if start == b"NRRD" and not _sound_nrrd_header(file):
-                raise InputError(f"{path} is damaged: its header is not one of an image.")
-        if not start:
-            raise InputError(f"{path} is an empty file.")
-        if path.name.lower().endswith((".nii", ".nii.gz")):
-            expected, held, bad = _nifti_content(path, compressed=start[:2] == b"\x1f\x8b")
-            if held < expected:
-                raise InputError(
-                    f"{path} is incomplete ({held} of {expected} bytes); copy or export it again."
-                )
-            if bad:
-                raise InputError(f"{path} has {bad} voxels that are not finite numbers (NaN or infinite).")
+        expected, held, bad = _nifti_content(*files)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path} is incomplete or damaged; copy or export it again.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be opened: {error.strerror}.") from error
+    if held < expected:
+        raise InputError(f"{path} is incomplete ({held} of {expected} bytes); copy or export it again.")
+    if bad:
+        raise InputError(f"{path} has {bad} voxels that are not finite numbers (NaN or infinite).")
 
 
-def _sound_nrrd_header(file: BinaryIO) -> bool:
-    """Whether the lines of a NRRD header are as short as they ever are: ITK's reader crashes the program on
-    long ones. Comments and key/value pairs, which hold text of any length, it reads well."""
-    for _ in range(_NRRD_LINES):
-        line = file.readline(_NRRD_TEXT)
-        if not line.strip():
-            return True
-        if len(line) >= _NRRD_TEXT or (len(line) > _NRRD_FIELD and b":=" not in line and line[:1] != b"#"):
-            return False
-    return False
+def _nifti_files(path: Path) -> tuple[Path, Path] | None:
+    """The NIfTI file twice, or the header and the voxels of a pair of files; None for other formats."""
+    if path.name.lower().endswith((".nii", ".nii.gz")):
+        return path, path
+    match = _PAIR.fullmatch(path.name)
+    if match is None:
+        return None
+    header, voxels = (_beside(path, match[1], ends) for ends in (("hdr", "HDR"), ("img", "IMG")))
+    if not header.exists():
+        raise InputError(f"{path} has no header {header.name} beside it.")
+    check_data_file(header, voxels)
+    return header, voxels
 
 
-def _nifti_content(path: Path, compressed: bool) -> tuple[int, int, int]:
-    """Bytes the header promises (0 when it is not understood), bytes there are, both uncompressed, and
-    the number of voxel values that are not finite."""
-    with gzip.open(path, "rb") if compressed else path.open("rb") as file:
-        header = file.read(_HEADER)
-        promised, offset, dtype = _layout(header)
-        if not compressed and dtype is None:
-            return promised, path.stat().st_size, 0
-        held, bad = len(header) + len(file.read(max(0, offset - len(header)))), 0
-        while chunk := file.read(_CHUNK):  # reading to the end verifies the checksum
-            if dtype is not None:
+def _beside(path: Path, base: str, ends: tuple[str, ...]) -> Path:
+    """The file of one of these ends, compressed or not, that is there; the first if none is."""
+    paths = [path.with_name(f"{base}.{end}{packed}") for end in ends for packed in ("", ".gz")]
+    return next((path for path in paths if path.exists()), paths[0])
+
+
+def _nifti_content(header_file: Path, voxels: Path) -> tuple[int, int, int]:
+    """Bytes the header promises of the voxels' file (0 when it is not understood), bytes there are, both
+    uncompressed, and the number of voxel values that are not finite."""
+    with _opened(header_file) as file:
+        promised, offset, dtype = _layout(file.read(_HEADER), header_file == voxels)
+    with _opened(voxels) as file:
+        if dtype is None and not isinstance(file, gzip.GzipFile):
+            return promised, voxels.stat().st_size, 0
+        held = bad = 0
+        while chunk := file.read(min(_CHUNK, offset - held) if held < offset else _CHUNK):
+            # reading to the end verifies the checksum
+            if dtype is not None and held >= offset:
                 count = max(0, min(len(chunk), promised - held)) // dtype.itemsize
                 bad += count - int(np.count_nonzero(np.isfinite(np.frombuffer(chunk, dtype, count))))
             held += len(chunk)
     return promised, held, bad
 
 
-def _layout(header: bytes) -> tuple[int, int, np.dtype | None]:
+def _opened(path: Path) -> BinaryIO:
+    """A file as it is, or what a compressed one holds."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if packed else path.open("rb")  # type: ignore[return-value]
+
+
+def _layout(header: bytes, single: bool) -> tuple[int, int, np.dtype | None]:
     """Bytes a header promises in all (0 when it is not understood), where the voxels begin, and their
-    type where that has values that are not finite."""
+    type where that has values that are not finite. A pair's header can be Analyze's as well."""
     if len(header) < _HEADER:
         return _HEADER, 0, None
     for order in "<>":
+        (length,) = struct.unpack_from(f"{order}i", header)
         dims = struct.unpack_from(f"{order}8h", header, 40)
         kind, bits = struct.unpack_from(f"{order}2h", header, 70)
-        if header[344:347] == b"n+1" and 1 <= dims[0] <= 7:
-            offset = int(struct.unpack_from(f"{order}f", header, 108)[0])
+        known = header[344:347] == b"n+1" if single else length == _HEADER
+        if known and 1 <= dims[0] <= 7:
+            (told,) = struct.unpack_from(f"{order}f", header, 108)
+            offset = int(min(told, _FARTHEST)) if told > 0 else 0
             dtype = np.dtype(f"{order}{_FLOATS[kind]}") if kind in _FLOATS else None
             return offset + math.prod(max(1, n) for n in dims[1 : dims[0] + 1]) * bits // 8, offset, dtype
     return 0, 0, None

@@ -41,6 +41,8 @@ def read_points(path: Path) -> tuple[Points, tuple[str, ...]]:
     if reader is None:
         raise InputError(f"{path} is not a landmark file: .mrk.json, .fcsv and .csv can be read.")
     try:
+        if path.exists() and not path.is_file():  # a folder, or a device that never ends
+            raise InputError(f"{path} is not a file.")
         points, labels = reader(path.read_text(encoding="utf-8-sig"), path)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error

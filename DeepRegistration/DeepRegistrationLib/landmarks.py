@@ -64,7 +64,7 @@ def as_landmarks(source: LandmarkSource) -> Landmarks:
     else:
         try:
             points = torch.from_numpy(np.array(source, dtype=np.float64))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InputError("Landmarks must be points with the same number of coordinates each.") from error
     return Landmarks(points, tuple(str(k + 1) for k in range(len(points))) if points.ndim else ())
 

@@ -9,6 +9,7 @@ growth of the resident set (``Testing/benchmarks/memory.py``); the others count 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import prod
 from typing import Any, Protocol
 
@@ -50,6 +51,8 @@ LEAST_VOXELS = 30_000
 """A working grid coarser than this is not worth computing."""
 
 _COARSER_OUTPUT = 1.15
+
+_finest_size = lru_cache(256)(finest_size)  # asked for again and again while a run is made to fit
 
 
 class Lattice(Protocol):
@@ -123,7 +126,7 @@ class Request:
     @property
     def working_size(self) -> Size:
         """Voxels of the finest grid the deformation is computed on, if the subject fills the image."""
-        return finest_size(self.fixed_size, self.fixed_spacing, self.voxels_allowed)
+        return _finest_size(self.fixed_size, self.fixed_spacing, self.voxels_allowed)
 
     @property
     def voxels_allowed(self) -> int:

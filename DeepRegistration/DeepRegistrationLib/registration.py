@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from .atomic import write_text
+from .atomic import alone, write_text
 from .errors import OutputError
 from .field import Field
 from .frame import Frame, Volume
@@ -131,7 +131,7 @@ class Registration:
             raise OutputError(f"The folder {directory} cannot be created: {error.strerror}.") from error
         try:
             writers = self._writers()
-            with _staged([directory / name for name in writers]) as staged:
+            with alone(directory), _staged([directory / name for name in writers]) as staged:
                 for write, path in zip(writers.values(), staged, strict=True):
                     write(path)
         except BaseException:

@@ -25,6 +25,7 @@ from .errors import InputError
 
 _FORMAT = "deepregistration-weights-1"
 _BESIDE = Path(__file__).resolve().parents[1]
+_METADATA = {"method": str, "configuration": str, "dimension": int, "convention": dict, "record": dict}
 _SHIPPED = (_BESIDE / "Resources" / "Weights", _BESIDE / "DeepRegistrationWeights")
 """Where trained weights are in Slicer and in the sources, and where pip puts them."""
 
@@ -143,7 +144,9 @@ def load_weights(path: str | Path, method: str | None = None, dimension: int | N
         raise damaged
     if _digest(metadata, state) != digest:
         raise damaged
-    told = json.loads(metadata)
+    told = _told(metadata)
+    if told is None:
+        raise damaged
     if method is not None and told["method"] != method:
         raise InputError(f"{path} holds weights of the method {told['method']}, not of {method}.")
     if dimension is not None and told["dimension"] != dimension:
@@ -193,6 +196,18 @@ def read_plain(path: Path, what: str) -> Any:
         raise InputError(f"{path} is damaged, or not a {what}.") from error
     except Exception as error:  # whatever the unpickler trips over in a damaged file
         raise InputError(f"{path} is damaged, or not a {what}.") from error
+
+
+def _told(metadata: str) -> dict[str, Any] | None:
+    """What a file says of itself; None if that is not what `save_weights` writes."""
+    try:
+        told = json.loads(metadata)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(told, dict) or told.keys() != _METADATA.keys():
+        return None
+    fine = all(isinstance(told[key], kind) for key, kind in _METADATA.items())
+    return told if fine and told["dimension"] in (2, 3) else None
 
 
 def _has_end(path: Path) -> bool:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from DeepRegistrationLib.errors import InputError
-from DeepRegistrationScene.choices import LINEAR_REPRESENTATIONS
-from DeepRegistrationScene.geometry import frame_of_volume
+from DeepRegistrationLib.memory import LINEAR
+from DeepRegistrationScene.memory_estimate import in_words, pair_request
 from slicer.i18n import tr as _
 
 from .binding import NodeChoice, Number, Tick
 from .section import Section
 
 OUTPUTS = ("forward", "inverse", "warped", "jacobian")
-_BYTES_PER_VECTOR = 24
 _LARGE = 1 << 30
 
 
@@ -42,31 +41,19 @@ class OutputSection(Section):
     def _sizes(self) -> str:
         """How large the transforms' files will be."""
         parameters = self.panel.parameters
-        if parameters.representation in LINEAR_REPRESENTATIONS:
+        if parameters.representation in LINEAR:
             return _("The transforms are matrices: their files are tiny.")
-        sizes = []
-        for name, volume in (("forward", parameters.fixed), ("inverse", parameters.moving)):
-            if getattr(parameters, f"want_{name}"):
-                try:
-                    sizes.append(self._bytes(volume))
-                except InputError:
-                    return ""
-        if not sizes:
+        if parameters.fixed is None or parameters.moving is None:
             return ""
-        text = _("Saved as files, the transforms take about {size}.").format(size=_in_words(sum(sizes)))
-        if sum(sizes) > _LARGE:
+        try:
+            sizes = pair_request(parameters, self.panel.results()).file_sizes()
+        except InputError:
+            return ""
+        wanted = [name for name in ("forward", "inverse") if getattr(parameters, f"want_{name}")]
+        if not wanted:
+            return ""
+        total = sum(sizes[f"{name}.h5"] for name in wanted)
+        text = _("Saved as files, the transforms take about {size}.").format(size=in_words(total))
+        if total > _LARGE:
             text += " " + _("A coarser grid spacing makes them smaller.")
         return text
-
-    def _bytes(self, volume: Any) -> int:
-        frame = frame_of_volume(volume, self.panel.results())
-        spacing = self.panel.parameters.output_spacing
-        return _BYTES_PER_VECTOR * (frame if spacing is None else frame.with_spacing(spacing)).voxels
-
-
-def _in_words(size: float) -> str:
-    for unit in ("kB", "MB"):
-        size /= 1000
-        if size < 999.5:
-            return f"{size:.0f} {unit}"
-    return f"{size / 1000:.1f} GB"

@@ -20,6 +20,8 @@ from slicer.util import VTKObservationMixin
 from .environment import EnvironmentSection
 from .inspection import InspectionSection
 from .landmarks import LandmarkSection
+from .many import ManySection
+from .memory import MemorySection
 from .method import MethodSection
 from .others import OthersSection
 from .outputs import OutputSection
@@ -60,16 +62,19 @@ class Panel(VTKObservationMixin):
         self.landmarks = LandmarkSection(self)
         self.structures = StructureSection(self)
         self.outputs = OutputSection(self)
+        self.memory = MemorySection(self)
         self.run = RunSection(self)
         self.result = ResultSection(self)
         self.inspection = InspectionSection(self)
         self.others = OthersSection(self)
         self.refine = RefineSection(self)
+        self.many = ManySection(self)
         self.environment = EnvironmentSection(self)
         scene = slicer.mrmlScene
         # before the selectors, which then choose a neighbour of the removed node that nobody chose
         self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self._node_leaves, priority=1000.0)
         self.addObserver(scene, scene.NodeRemovedEvent, self._node_left, priority=-1000.0)
+        self.addObserver(scene, scene.NodeAddedEvent, self._node_came)
 
     @property
     def sections(self) -> tuple[Section, ...]:
@@ -80,11 +85,13 @@ class Panel(VTKObservationMixin):
             self.landmarks,
             self.structures,
             self.outputs,
+            self.memory,
             self.run,
             self.result,
             self.inspection,
             self.others,
             self.refine,
+            self.many,
             self.environment,
         )
 
@@ -135,6 +142,9 @@ class Panel(VTKObservationMixin):
 
     def _node_left(self, caller: Any, event: Any) -> None:
         self._leaving = max(0, self._leaving - 1)
+        self._node_came(caller, event)
+
+    def _node_came(self, caller: Any, event: Any) -> None:
         if self.parameters is not None and not slicer.mrmlScene.IsBatchProcessing():
             self.update_soon()
 

@@ -7,16 +7,18 @@ from typing import Any
 
 import slicer
 from DeepRegistrationLib.errors import Cancelled, RegistrationError
+from DeepRegistrationScene.many import ManyProgress
 from slicer.i18n import tr as _
 
+from .many import many_in_words
 from .section import Section
 
 
 class RunSection(Section):
-    """The one run there can be: a registration or a refinement.
+    """The one run there can be: a registration, a refinement, or the registrations of many volumes.
 
     Attributes:
-        task: "register" or "refine" while one is going on or waits for the environment's answer.
+        task: "register", "refine" or "many" while one is going on or waits for the environment's answer.
     """
 
     def __init__(self, panel: Any) -> None:
@@ -24,7 +26,7 @@ class RunSection(Section):
         self.task: str | None = None
         self._waiting = False
         self._started = 0.0
-        self._text, self._stage = "", ""
+        self._text, self._step = "", ("", "")
         self.ui.registerButton.connect("clicked(bool)", self._clicked)
 
     def update(self) -> None:
@@ -33,7 +35,9 @@ class RunSection(Section):
         reason = None if running else self.panel.problem()
         ui.registerButton.setText(_("Cancel") if running else _("Register"))
         ui.registerButton.setEnabled(reason is None)
-        if running:
+        if self.task == "many":
+            tooltip = _("Stop; what is done stays, what is not leaves nothing.")
+        elif running:
             tooltip = _("Stop; the scene stays as it was.")
         else:
             tooltip = reason or _("Bring the moving volume onto the fixed one.")
@@ -42,7 +46,7 @@ class RunSection(Section):
         self._say(self._text)
 
     def start(self, task: str) -> None:
-        """Start a registration or a refinement; what keeps it from starting is said, not raised."""
+        """Start a task; what keeps it from starting is said, not raised."""
         self.task, self._started = task, time.monotonic()
         self.ui.progressBar.setValue(0)
         self._say(_("Starting..."))
@@ -57,7 +61,11 @@ class RunSection(Section):
         """Hand the run to the worker, as soon as it is free."""
         self._waiting = False
         logic, task = self.panel.logic, self.task
-        begin = logic.refine if task == "refine" else logic.registerFromParameters
+        begin = {
+            "register": logic.registerFromParameters,
+            "refine": logic.refine,
+            "many": logic.registerManyFromParameters,
+        }[task]
         self.panel.start_clock()
         with slicer.util.tryWithErrorDisplay(_("The registration could not be started.")):
             try:
@@ -69,7 +77,8 @@ class RunSection(Section):
                     failed=self._failed,
                     log=self.log,
                 )
-                self.panel.refine.run_started()
+                if task != "many":
+                    self.panel.refine.run_started()
                 return
             except RegistrationError as error:
                 self._failed(error)
@@ -94,8 +103,12 @@ class RunSection(Section):
             self._cancel()
 
     def _clicked(self) -> None:
+        self.start_or_cancel("register")
+
+    def start_or_cancel(self, task: str) -> None:
+        """What a button does that starts a task, and stops whatever is going on."""
         if self.task is None:
-            self.start("register")
+            self.start(task)
         else:
             self._cancel()
             self.panel.update()
@@ -110,16 +123,23 @@ class RunSection(Section):
 
     def _progressed(self, event: Any) -> None:
         self.ui.progressBar.setValue(round(100 * event.fraction))
-        if event.stage != self._stage:
-            self._stage = event.stage
-            self.log(f"{time.monotonic() - self._started:6.1f} s  {event.stage}")
-        text = _(event.stage)
+        name = ""
+        if isinstance(event, ManyProgress):
+            name = _("{number} of {count}: {name}").format(**vars(event))
+        if (name, event.stage) != self._step:
+            self._step = name, event.stage
+            self.log(f"{time.monotonic() - self._started:6.1f} s  {', '.join(filter(None, self._step))}")
+        text = ", ".join(filter(None, (name, _(event.stage))))
         if event.seconds_left is not None:
             text += ", " + _("about {seconds} s left").format(seconds=max(1, round(event.seconds_left)))
         self._say(text)
 
-    def _finished(self, nodes: Any) -> None:
+    def _finished(self, result: Any) -> None:
         seconds = time.monotonic() - self._started
+        if self.task == "many":
+            self._over(many_in_words(result, seconds))
+            self.panel.many.run_ended()
+            return
         done = _("Refined") if self.task == "refine" else _("Registered")
         self._over(_("{done} in {seconds:.1f} s.").format(done=done, seconds=seconds))
         self.panel.run_ended(True)
@@ -129,12 +149,14 @@ class RunSection(Section):
         self.panel.run_ended(False)
 
     def _over(self, text: str) -> None:
-        self.task = None
         self.log(text)
         self._say(text)
+        self.task = None
         self.panel.update_soon()
 
     def _say(self, text: str) -> None:
         self._text = text
         self.ui.runText.setText(text)
         self.ui.runText.setVisible(bool(text))
+        if self.task == "many":
+            self.panel.many.say(text)

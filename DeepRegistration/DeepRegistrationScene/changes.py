@@ -27,7 +27,7 @@ class Changes:
         node = self.scene.AddNewNodeByClass(class_name, self.scene.GenerateUniqueName(name))
         if node is None:
             raise OutputError(f"Slicer could not create {name}.")
-        self.on_failure(lambda: _remove(self.scene, node))
+        self.on_failure(lambda: remove_node(self.scene, node))
         return node
 
     def keep(self, node: Node) -> Node:
@@ -107,7 +107,8 @@ def node_modified_once(node: Node) -> Iterator[None]:
         node.EndModify(state)
 
 
-def _remove(scene: Node, node: Node) -> None:
+def remove_node(scene: Node, node: Node) -> None:
+    """Remove a node and how it is displayed."""
     display = getattr(node, "GetDisplayNode", lambda: None)()
     for part in (display, node):
         if part is not None:

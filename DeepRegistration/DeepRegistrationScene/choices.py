@@ -8,6 +8,7 @@ from typing import Any
 
 import slicer
 from DeepRegistrationLib.errors import InputError
+from DeepRegistrationLib.memory import LINEAR
 
 from .geometry import Node, lies_under
 from .parameters import Parameters
@@ -20,8 +21,6 @@ Output = Any
 
 Sides = tuple[Any, Any]
 """Something of the fixed and of the moving image."""
-
-LINEAR_REPRESENTATIONS = ("rigid", "affine")
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ class Choices:
     @property
     def linear(self) -> bool:
         """Whether the result is a matrix."""
-        return self.options.get("representation") in LINEAR_REPRESENTATIONS
+        return self.options.get("representation") in LINEAR
 
     @property
     def results(self) -> tuple[Node, ...]:
@@ -133,33 +132,53 @@ def choices_from(parameters: Parameters) -> Choices:
     return Choices(
         p.fixed,
         p.moving,
-        {
-            "method": p.method,
-            "representation": p.representation,
-            "preset": p.preset,
-            "similarity": p.similarity,
-            "linear": p.linear,
-            "device": p.device,
-            "threads": None,
-            "seed": 0,
-            "weights": p.weights or None,
-            "output_spacing": p.output_spacing,
-        },
+        options_from(p),
         _both(p.fixed_landmarks, p.moving_landmarks, "landmark list"),
         p.held_out,
         _both(p.fixed_segmentation, p.moving_segmentation, "segmentation"),
         (
-            _still_there(p.fixed_segmentation, p.fixed_segments),
-            _still_there(p.moving_segmentation, p.moving_segments),
+            still_there(p.fixed_segmentation, p.fixed_segments),
+            still_there(p.moving_segmentation, p.moving_segments),
         ),
         (p.fixed_mask, p.moving_mask),
         (
-            _still_there(p.fixed_mask, p.fixed_mask_segments),
-            _still_there(p.moving_mask, p.moving_mask_segments),
+            still_there(p.fixed_mask, p.fixed_mask_segments),
+            still_there(p.moving_mask, p.moving_mask_segments),
         ),
         p.initial,
         Outputs(**{name: (node or True) if want else False for name, (want, node) in wanted.items()}),
     )
+
+
+def options_from(parameters: Parameters) -> dict[str, Any]:
+    """The options of `DeepRegistrationLib.register` that a parameter node says."""
+    p = parameters
+    return {
+        "method": p.method,
+        "representation": p.representation,
+        "preset": p.preset,
+        "similarity": p.similarity,
+        "linear": p.linear,
+        "device": p.device,
+        "threads": None,
+        "seed": 0,
+        "weights": p.weights or None,
+        "output_spacing": p.output_spacing,
+    }
+
+
+def still_there(node: Node | None, segments: tuple[str, ...]) -> tuple[str, ...]:
+    """Those of the chosen segments that a segmentation still has.
+
+    Raises:
+        InputError: none is left of those that were chosen.
+    """
+    if not segments or not is_segmentation(node):
+        return ()
+    left = tuple(name for name in segments if node.GetSegmentation().GetSegment(name) is not None)
+    if not left:
+        raise InputError(f"None of the segments chosen of {node.GetName()} is left; choose others.")
+    return left
 
 
 def check(choices: Choices) -> None:
@@ -233,16 +252,6 @@ def _both(fixed: Node | None, moving: Node | None, what: str) -> Sides | None:
         side = "fixed" if fixed is None else "moving"
         raise InputError(f"A {what} is chosen for one image only; choose the {side} one too, or none.")
     return None if fixed is None else (fixed, moving)
-
-
-def _still_there(node: Node | None, segments: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the chosen segments that a segmentation still has."""
-    if not segments or not is_segmentation(node):
-        return ()
-    left = tuple(name for name in segments if node.GetSegmentation().GetSegment(name) is not None)
-    if not left:
-        raise InputError(f"None of the segments chosen of {node.GetName()} is left; choose others.")
-    return left
 
 
 def _check_outputs(choices: Choices) -> None:

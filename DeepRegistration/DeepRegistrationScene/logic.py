@@ -34,7 +34,8 @@ from .choices import (
 )
 from .geometry import Node
 from .jacobian_volume import jacobian_volume
-from .parameters import Parameters, scene_parameters
+from .many_logic import ManyLogic
+from .parameters import Parameters, parameters_of
 from .requests import Request, build_refinement, build_request, frame_from
 from .results import (
     InVtk,
@@ -71,7 +72,7 @@ class _Standing:
     map: Stamp
 
 
-class SceneLogic:
+class SceneLogic(ManyLogic):
     """Registers, refines and applies; one run at a time, in a worker process that stays for the next one.
 
     With ``wait=True`` a call returns the result or raises. With ``wait=False`` it returns a `Run` at once;
@@ -201,7 +202,7 @@ class SceneLogic:
         Raises:
             As `register`.
         """
-        parameters = _parameters(parameters)
+        parameters = parameters_of(parameters)
         choices = choices_from(parameters)
         run = self._register(choices, parameters, Callbacks(progress, finished, failed, log))
         return self._waited(run) if wait else run
@@ -234,7 +235,7 @@ class SceneLogic:
         """
         if nodes is None and self._standing is not None:
             nodes = self._standing.nodes
-        parameters = None if isinstance(nodes, RegistrationNodes) else _parameters(nodes)
+        parameters = None if isinstance(nodes, RegistrationNodes) else parameters_of(nodes)
         choices = (
             filled_again(nodes.choices, nodes.nodes()) if parameters is None else choices_from(parameters)
         )
@@ -244,13 +245,13 @@ class SceneLogic:
 
     def problem(self, parameters: Parameters | Node | None = None) -> str | None:
         """Why a parameter node cannot be registered, in a sentence; None when it can."""
-        return self._problem(lambda: check(choices_from(_parameters(parameters))))
+        return self._problem(lambda: check(choices_from(parameters_of(parameters))))
 
     def refineProblem(self, parameters: Parameters | Node | None = None) -> str | None:
         """Why a parameter node's registration cannot be refined, in a sentence; None when it can."""
 
         def look() -> None:
-            choices = choices_from(_parameters(parameters))
+            choices = choices_from(parameters_of(parameters))
             check(choices)
             if self._warm(choices) is None:
                 forward_of(choices)
@@ -339,15 +340,19 @@ class SceneLogic:
         if isinstance(source, RegistrationNodes):
             return source.quality
         if source is None or isinstance(source, Parameters) or source.IsA("vtkMRMLScriptedModuleNode"):
-            return quality_from(_parameters(source))
+            return quality_from(parameters_of(source))
         return stored_quality(source)
 
     # How it is done
 
-    def _register(self, choices: Choices, parameters: Parameters | None, callbacks: Callbacks) -> Run:
+    def _register(
+        self, choices: Choices, parameters: Parameters | None, callbacks: Callbacks, stands: bool = True
+    ) -> Run:
+        """Begin a registration; `stands`: whether it is what `refine` goes on from by default."""
         self.runner.refuse_second()
         self._observe()
-        return self.runner.start(Run(self._registration(build_request(choices), parameters), callbacks))
+        work = self._registration(build_request(choices), parameters, stands)
+        return self.runner.start(Run(work, callbacks))
 
     def _refine(self, choices: Choices, parameters: Parameters | None, callbacks: Callbacks) -> Run:
         self.runner.refuse_second()
@@ -368,10 +373,11 @@ class SceneLogic:
         work = Work("refine", land, request.parameters, request.arrays, InVtk())
         return self.runner.start(Run(work, callbacks, otherwise=cold))
 
-    def _registration(self, request: Request, parameters: Parameters | None) -> Work:
+    def _registration(self, request: Request, parameters: Parameters | None, stands: bool = True) -> Work:
         described = request.parameters["frames"]
         frames = {side: frame_from(described[side]) for side in ("fixed", "moving")}
-        land = self._landing(request, parameters, frames, choices_stamps(request.choices), warm=False)
+        stamps = choices_stamps(request.choices)
+        land = self._landing(request, parameters, frames, stamps, warm=False, stands=stands)
         return Work("register", land, request.parameters, request.arrays, InVtk())
 
     def _landing(
@@ -381,6 +387,7 @@ class SceneLogic:
         frames: dict[str, Frame],
         stamps: dict[str, Stamp],
         warm: bool,
+        stands: bool = True,
     ) -> Landing:
         """What puts the worker's answer into the scene."""
         choices = request.choices
@@ -395,7 +402,8 @@ class SceneLogic:
                     )
             listed = parameters if parameters is not None and scene.IsNodePresent(parameters.node) else None
             nodes = place(prepared, listed, scene, warm)
-            self._standing = _Standing(result["session"], nodes, frames, stamps, map_stamp(nodes.forward))
+            if stands:
+                self._standing = _Standing(result["session"], nodes, frames, stamps, map_stamp(nodes.forward))
             return nodes
 
         return land
@@ -476,12 +484,6 @@ def _scene_closes(scene: Node, event: str) -> None:
 
 def _scene_was_read(scene: Node, event: str) -> None:
     settle_transforms(scene)
-
-
-def _parameters(source: Parameters | Node | None) -> Parameters:
-    if source is None:
-        return scene_parameters()
-    return source if isinstance(source, Parameters) else Parameters(source)
 
 
 def _asked(task: str) -> Work:

@@ -140,6 +140,31 @@ class NodeChoice(Parameter["Node | None"]):
         node.SetNodeReferenceID(self.name, None if value is None else value.GetID())
 
 
+class NodeChoices(Parameter["tuple[Node, ...]"]):
+    """Some nodes of a class, each once, in an order, by reference."""
+
+    def __init__(self, class_name: str) -> None:
+        super().__init__(())
+        self.class_name = class_name
+
+    def read(self, node: Node) -> tuple[Node, ...]:
+        count = node.GetNumberOfNodeReferences(self.name)
+        found = [node.GetNthNodeReference(self.name, k) for k in range(count)]
+        return tuple(chosen for chosen in found if chosen is not None and chosen.IsA(self.class_name))
+
+    def write(self, node: Node, value: Iterable[Node]) -> None:
+        wanted = {chosen.GetID(): chosen for chosen in value}
+        for chosen in wanted.values():
+            if not chosen.IsA(self.class_name) or chosen.GetScene() is not node.GetScene():
+                raise InputError(f"{chosen.GetName()} cannot be chosen as {self.name}.")
+        if tuple(wanted.values()) == self.read(node):
+            return
+        with node_modified_once(node):
+            node.RemoveNodeReferenceIDs(self.name)
+            for node_id in wanted:
+                node.AddNodeReferenceID(self.name, node_id)
+
+
 _VOLUME = "vtkMRMLScalarVolumeNode"
 _TRANSFORM = "vtkMRMLTransformNode"
 _SEGMENTATION = "vtkMRMLSegmentationNode"
@@ -193,6 +218,9 @@ class Parameters:
     want_table = Flag(True)
     want_features = Flag(False)
     output_spacing = Number(0, 1000, None)
+
+    many_moving = NodeChoices(_VOLUME)
+    many_table = NodeChoice("vtkMRMLTableNode")
 
     auto_refine = Flag(False)
     grid_shown = Flag(False)
@@ -249,3 +277,10 @@ def scene_parameters(scene: Node | None = None) -> Parameters:
         node.SetName(MODULE_NAME)
         node = scene.AddNode(node)
     return Parameters(node)
+
+
+def parameters_of(source: Parameters | Node | None) -> Parameters:
+    """The parameters of a parameter node; by default the scene's own."""
+    if source is None:
+        return scene_parameters()
+    return source if isinstance(source, Parameters) else Parameters(source)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import vtk
@@ -31,11 +31,15 @@ def table_rows(quality: Mapping[str, Any], label_names: Mapping[str, str] | None
 
 def fill_table(node: Node, quality: Mapping[str, Any], label_names: Mapping[str, str] | None = None) -> Node:
     """Let a table node show `table_rows`; whatever it held before is replaced."""
-    columns = zip(*table_rows(quality, label_names), strict=True)
+    return fill_rows(node, COLUMNS, table_rows(quality, label_names))
+
+
+def fill_rows(node: Node, titles: Sequence[str], rows: Sequence[Row]) -> Node:
+    """Let a table node show rows of text, and not be typed over."""
     with node_modified_once(node):
         node.SetLocked(False)
         node.RemoveAllColumns()
-        for name, cells in zip(COLUMNS, columns, strict=True):
+        for name, cells in zip(titles, zip(*rows, strict=True), strict=True):
             values = vtk.vtkStringArray()
             values.SetName(name)
             for cell in cells:
@@ -43,7 +47,7 @@ def fill_table(node: Node, quality: Mapping[str, Any], label_names: Mapping[str,
             node.AddColumn(values)
         node.SetUseColumnTitleAsColumnHeader(True)
         node.SetUseFirstColumnAsRowHeader(False)
-        node.SetLocked(True)  # numbers that were measured are not to be typed over
+        node.SetLocked(True)
     return node
 
 

@@ -2,11 +2,13 @@
 
 Prints [kind, number, what came of it] for each file. It may crash, which is for its parent to see:
 ``current`` in the folder tells which file it is at.
-A file may take `SECONDS` and the process `BYTES` of memory.
+A file may take `SECONDS` (a process that is deaf in a library ends after twice as long) and the process
+`BYTES` of memory.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import resource
 import signal
@@ -34,12 +36,56 @@ FRAME = Frame.regular((9, 8, 7), (1.0, 1.5, 2.0))
 VALUES = np.random.default_rng(0).integers(-500, 500, FRAME.shape)
 
 
+Make = Callable[[Path], None]
+SLICES = "\n".join(f"s{k}.raw" for k in range(len(VALUES)))
+NRRD = """NRRD0004
+type: short
+dimension: 3
+sizes: 9 8 7
+spacings: 1 1.5 2
+endian: little
+encoding: raw
+data file: """
+METAIMAGE = """ObjectType = Image
+NDims = 3
+DimSize = 9 8 7
+ElementSpacing = 1 1.5 2
+ElementType = MET_SHORT
+ElementByteOrderMSB = False
+ElementDataFile = """
+
+
 def image(path: Path, dtype: type = np.int16) -> None:
     io.write_volume(Volume(torch.from_numpy(VALUES.astype(dtype))[None], FRAME), path)
 
 
+def described(text: str) -> Make:
+    """A header whose voxels are in other files, which stay whole."""
+
+    def make(path: Path) -> None:
+        VALUES.astype(np.int16).tofile(path.with_name("a.raw"))
+        for k, piece in enumerate(VALUES.astype(np.int16)):
+            piece.tofile(path.with_name(f"s{k}.raw"))
+        path.with_name("words.txt").write_text(" ".join(map(str, VALUES.ravel())))
+        path.write_text(text)
+
+    return make
+
+
 def field(path: Path) -> None:
     transform_files.write_displacement(np.random.default_rng(1).normal(size=(*FRAME.shape, 3)), FRAME, path)
+
+
+def pair(path: Path) -> None:
+    """A header, with the voxels beside it."""
+    sitk.WriteImage(
+        io.volume_to_sitk(Volume(torch.from_numpy(VALUES.astype(np.float32))[None], FRAME)), str(path)
+    )
+
+
+def text_nrrd(path: Path) -> None:
+    words = " ".join(map(str, VALUES.ravel()))
+    path.write_text(NRRD.replace("raw", "ascii").replace("data file: ", f"\n{words}\n"))
 
 
 def linear(path: Path) -> None:
@@ -72,13 +118,21 @@ def read_transform(path: Path) -> None:
     transform.map(FRAME.points())
 
 
-Make = Callable[[Path], None]
 KINDS: dict[str, tuple[str, Make, Callable[[Path], Any]]] = {
     "nifti": ("a.nii", image, io.read_volume),
     "nifti float": ("a.nii", lambda p: image(p, np.float32), io.read_volume),
     "nifti compressed": ("a.nii.gz", image, io.read_volume),
     "nrrd": ("a.nrrd", image, io.read_volume),
     "metaimage": ("a.mha", image, io.read_volume),
+    "nrrd detached": ("a.nhdr", described(f"{NRRD}a.raw\n"), io.read_volume),
+    "nrrd list": ("a.nhdr", described(f"{NRRD}LIST 2\n{SLICES}\n"), io.read_volume),
+    "nrrd pattern": ("a.nrrd", described(f"{NRRD}s%d.raw 0 6 1 2\n"), io.read_volume),
+    "nrrd words": ("a.nhdr", described(NRRD.replace("raw", "ascii") + "words.txt\n"), io.read_volume),
+    "nrrd words inside": ("a.nrrd", text_nrrd, io.read_volume),
+    "metaimage detached": ("a.mhd", described(f"{METAIMAGE}a.raw\n"), io.read_volume),
+    "metaimage list": ("a.mhd", described(f"{METAIMAGE}LIST\n{SLICES}\n"), io.read_volume),
+    "metaimage pattern": ("a.mhd", described(f"{METAIMAGE}s%d.raw 0 6 1\n"), io.read_volume),
+    "nifti pair": ("a.hdr", pair, io.read_volume),
     "labels": ("a.nrrd", lambda p: image(p, np.uint8), io.read_labels),
     "mask": ("a.nii.gz", lambda p: image(p, np.float32), io.read_mask),
     "header": ("a.nii", image, io.read_frame),
@@ -103,6 +157,7 @@ class Hang(BaseException):
 def outcome(read: Callable[[Path], Any], path: Path) -> str:
     """``read``, ``refused``, or what else happened."""
     signal.alarm(SECONDS)
+    faulthandler.dump_traceback_later(2 * SECONDS, exit=True)  # libraries hear no alarm
     try:
         read(path)
         return "read"
@@ -116,6 +171,7 @@ def outcome(read: Callable[[Path], Any], path: Path) -> str:
         return f"{type(error).__name__}: {str(error)[:200]} ({Path(where.filename).name}:{where.lineno})"
     finally:
         signal.alarm(0)
+        faulthandler.cancel_dump_traceback_later()
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Many registrations in one process: memory and open files level."""
+"""Many registrations in one process, and in one worker: memory and open files level."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from small_pair import ENGINE, write_pair
+from DeepRegistrationLib.worker.client import Cancelled, Event, Failed, Finished, Progress, WorkerClient
+from small_pair import ENGINE, ball, write_pair
 
 FULL = os.environ.get("DEEPREGISTRATION_FAULTS") == "full"
-COUNT = 200 if FULL else 24
+COUNT = 200 if FULL else 20
 
 RUNS = """
 import gc, json, os, sys
@@ -66,3 +69,69 @@ def test_registrations_leave_nothing_behind(tmp_path: Path) -> None:
     assert objects <= 1.02 * settled[2]
     # the allocator keeps a little; a field or image of this pair kept each time would be more than this
     assert megabytes - settled[1] < max(8.0, 0.06 * (COUNT - COUNT // 3))
+
+
+N = 18
+FRAME = {
+    "size": [N] * 3,
+    "spacing": [2.0] * 3,
+    "origin": [0.0] * 3,
+    "direction": [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]],
+}
+LANDMARKS = {"fixed": [[8.0, 17, 17], [26, 17, 17]], "moving": [[11.0, 17, 17], [29, 17, 17]]}
+
+
+def look(pid: int) -> tuple[int, int, float]:
+    """A process's open files, threads, and memory (MB)."""
+    place = Path("/proc") / str(pid)
+    pages = int((place / "statm").read_text().split()[1])
+    megabytes = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    return len(os.listdir(place / "fd")), len(os.listdir(place / "task")), megabytes
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
+def test_a_worker_keeps_nothing(tmp_path: Path, record_property: Callable[[str, object], None]) -> None:
+    """Images change each time; every third is refined, every fourth cancelled, every fifth fails."""
+    client = WorkerClient(temporary=tmp_path, environment={"OMP_NUM_THREADS": "1"})
+
+    def job(task: str, parameters: dict, arrays: dict, stop: bool = False) -> Event:
+        client.submit(task, parameters, arrays)
+        while True:
+            for event in client.poll():
+                if isinstance(event, Finished | Failed | Cancelled):
+                    return event
+                if stop and isinstance(event, Progress) and event.fraction > 0.4:
+                    client.cancel()
+            time.sleep(0.003)
+
+    rows, here = [], []
+    try:
+        for k in range(COUNT):
+            options = {"preset": "fast", "linear": "none", "device": "cpu", "threads": 1}
+            options["representation"] = ("diffeomorphic", "b-spline")[k % 2]
+            parameters = {"frames": {"fixed": FRAME, "moving": FRAME}, "options": options}
+            arrays = {"fixed": ball(N), "moving": ball(N, 1.0 + 0.001 * k)}
+            stopped = k % 4 == 3
+            done = job("register", parameters, arrays, stopped)
+            assert isinstance(done, Finished) or stopped, done
+            if k % 3 == 2 and isinstance(done, Finished):
+                again = job("refine", {"session": done.result["session"], "landmarks": LANDMARKS}, {})
+                assert isinstance(again, Finished), again
+            if k % 5 == 4:
+                assert isinstance(job("register", parameters, {"fixed": arrays["fixed"]}), Failed)
+            if client.pid is not None:
+                rows.append((client.pid, *look(client.pid)))
+                here.append(look(os.getpid()))
+        assert [list(folder.iterdir()) for folder in tmp_path.iterdir()] == [[]] * len({rows[-1][0]})
+    finally:
+        client.stop()
+    settled, last = rows[COUNT // 3], rows[-1]
+    record_property("registrations", COUNT)
+    record_property("workers", len({row[0] for row in rows}))
+    record_property("files, threads and MB after a third and at the end", [settled, last])
+    assert {row[0] for row in rows} == {rows[0][0]}  # cancelling has not cost the process
+    assert last[1] <= settled[1] and last[2] <= settled[2]
+    assert last[3] - settled[3] < max(10.0, 0.06 * (COUNT - COUNT // 3))
+    assert here[-1][0] <= here[COUNT // 3][0]
+    assert here[-1][2] - here[COUNT // 3][2] < max(10.0, 0.03 * (COUNT - COUNT // 3))

@@ -18,6 +18,6 @@ if find_spec("slicer"):
 if find_spec("slicer") and find_spec("PySide6") and find_spec("pytestqt"):
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
     os.environ.setdefault("VTK_DEFAULT_OPENGL_WINDOW", "vtkEGLRenderWindow")
-    from harness.fixtures import panel, slicer_session
+    from harness.fixtures import panel, slicer_session, temporary
 
-    __all__ += ["panel", "slicer_session"]
+    __all__ += ["panel", "slicer_session", "temporary"]

@@ -117,6 +117,11 @@ class User:
         return self.ui.logText.toPlainText()
 
 
+def left_over(folder: Path) -> list[str]:
+    """Files in a temporary folder that are not the harness's own."""
+    return [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "harness" not in str(p)]
+
+
 def children_of(pid: int) -> list[int]:
     """Processes whose parent is `pid`."""
     found = []

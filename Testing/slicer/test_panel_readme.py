@@ -26,7 +26,7 @@ def snippets() -> list[str]:
 def test_the_snippets_run(slicer_session, capsys):
     slicer_session.load_module(MODULE_FILE)
     pair = sample_pair()
-    assert len(snippets()) == 2
+    assert len(snippets()) == 3
     names: dict = {}
     exec(snippets()[0], names)
     try:
@@ -38,11 +38,16 @@ def test_the_snippets_run(slicer_session, capsys):
         assert set(known) == {"forward", "inverse", "warped", "table"}
         assert nodes.forward.GetName() == "Head moving moving to fixed"
         exec(snippets()[1], names)
+        again = names["nodes"]
+        assert pair["moving"].GetTransformNodeID() == again.forward.GetID()
+        for snippet in snippets()[2:]:  # with the names of those before
+            exec(snippet, names)
+        if "result" in names:
+            assert [outcome.name for outcome in names["result"].outcomes] == ["Head moving"]
+            assert all(outcome.nodes is not None for outcome in names["result"].outcomes)
     finally:
         names["logic"].close()
-    again = names["nodes"]
     assert again.warm and {name: node.GetID() for name, node in again.nodes().items()} == known
-    assert pair["moving"].GetTransformNodeID() == again.forward.GetID()
     assert [item.node.GetName() for item in names["copies"]] == ["Head moving structures on Head fixed"]
     assert names["jacobian"].GetImageData().GetScalarRange()[0] > 0
     for name in re.findall(r"\*(Head moving [a-z ]+?)\*", " ".join(SLICER.split())):

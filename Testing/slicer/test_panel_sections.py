@@ -34,7 +34,7 @@ def chosen(user, slicer_session):
 def test_first_sight(user):
     """Two volumes and a button: everything else is folded or has a default."""
     ui = user.ui
-    folded = ("more", "prompts", "outputs", "log", "result", "environment", "others")
+    folded = ("more", "prompts", "outputs", "log", "result", "environment", "others", "many")
     assert all(getattr(ui, f"{name}Button").collapsed for name in folded)
     assert not ui.volumesButton.collapsed and not ui.methodButton.collapsed
     assert user.widget.parent.sizeHint.height() < 800

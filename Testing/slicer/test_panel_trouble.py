@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 
@@ -16,20 +14,10 @@ pytest.importorskip("pytestqt")
 
 import slicer
 from DeepRegistrationLib.errors import InputError
-from panel_support import User, children_of, make_pair
+from panel_support import User, children_of, left_over, make_pair
 from scene_support import contents
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-
-
-@pytest.fixture
-def temporary(monkeypatch, tmp_path):
-    """Where temporary files go: the worker's folder included."""
-    folder = tmp_path / "temporary"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return folder
 
 
 @pytest.fixture
@@ -46,10 +34,6 @@ def running(user, pair):
     user.click(user.ui.registerButton)
     user.bot.waitUntil(lambda: "Deformable" in user.ui.runText.text, timeout=120_000)
     return before
-
-
-def left_over(folder: Path) -> list[str]:
-    return [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "harness" not in str(p)]
 
 
 @linux

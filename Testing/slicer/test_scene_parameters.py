@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import vtk
 from DeepRegistrationLib.errors import InputError
-from DeepRegistrationScene.parameters import Choice, NodeChoice, Parameters, scene_parameters
+from DeepRegistrationScene.parameters import Choice, NodeChoice, NodeChoices, Parameters, scene_parameters
 from scene_support import nodes
 
 VALUES = {
@@ -30,7 +30,7 @@ VALUES = {
 
 def every_value() -> dict[str, object]:
     """For each parameter that is not a node one that is not its default."""
-    kinds = {n: p for n, p in Parameters.all().items() if not isinstance(p, NodeChoice)}
+    kinds = {n: p for n, p in Parameters.all().items() if not isinstance(p, NodeChoice | NodeChoices)}
     return {name: VALUES.get(name, not parameter.default) for name, parameter in kinds.items()}
 
 
@@ -45,6 +45,10 @@ def every_node(scene) -> dict[str, object]:
             )
             made[name] = scene.AddNewNodeByClass(class_name, name)
     return made
+
+
+def several_nodes(scene) -> tuple:
+    return tuple(scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", f"volume {k}") for k in range(3))
 
 
 def test_there_is_one_and_it_starts_with_the_defaults(scene) -> None:
@@ -138,6 +142,29 @@ def test_references_of_another_kind_or_scene(scene) -> None:
         parameters.fixed = stranger
 
 
+def test_several_nodes(scene) -> None:
+    parameters, volumes = scene_parameters(), several_nodes(scene)
+    heard: list[str] = []
+    parameters.node.AddObserver(vtk.vtkCommand.ModifiedEvent, lambda *_: heard.append(""))
+    for value in (volumes, volumes[::-1], [volumes[1], volumes[0], volumes[1]], ()):
+        for expected in (1, 0):  # the second time nothing changes
+            heard.clear()
+            parameters.many_moving = value
+            assert len(heard) == expected and parameters.many_moving == tuple(dict.fromkeys(value))
+    parameters.many_moving = volumes
+    table = scene.AddNewNodeByClass("vtkMRMLTableNode", "table")
+    for wrong in ([volumes[0], table], [type(volumes[0])()]):
+        with pytest.raises(InputError):
+            parameters.many_moving = wrong
+    assert parameters.many_moving == volumes
+    parameters.node.AddNodeReferenceID("many_moving", table.GetID())
+    heard.clear()
+    scene.RemoveNode(volumes[1])
+    assert parameters.many_moving == volumes[::2] and heard
+    parameters.reset()
+    assert parameters.many_moving == ()
+
+
 def test_a_removed_node_is_no_choice_any_more(scene) -> None:
     parameters, chosen = scene_parameters(), every_node(scene)
     for name, node in chosen.items():
@@ -158,6 +185,7 @@ def test_saved_and_loaded_with_the_scene(scene, tmp_path: Path) -> None:
     points = scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "the points")
     points.AddControlPoint(1, 2, 3)
     parameters.fixed_landmarks = points
+    parameters.many_moving = several_nodes(scene)[::-1]
     scene.SetRootDirectory(str(tmp_path))
     file = str(tmp_path / "scene.mrb")
     assert scene.WriteToMRB(file)
@@ -165,8 +193,10 @@ def test_saved_and_loaded_with_the_scene(scene, tmp_path: Path) -> None:
     fresh = scene_parameters()
     assert fresh.method == "dio" and fresh.fixed_landmarks is None
     scene.AddNewNodeByClass("vtkMRMLMarkupsFiducialNode", "another")
+    scene.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "another volume")
     assert scene.ReadFromMRB(file, False)
     read = scene_parameters()
     assert scene.GetNodesByClass("vtkMRMLScriptedModuleNode").GetNumberOfItems() == 1
     assert {name: getattr(read, name) for name in values} == values
     assert read.fixed_landmarks.GetName() == "the points"
+    assert [node.GetName() for node in read.many_moving] == ["volume 2", "volume 1", "volume 0"]

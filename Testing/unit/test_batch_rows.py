@@ -84,7 +84,10 @@ def test_tables_as_spreadsheets_write_them(folder: Path, text: str, name: str) -
         ("", "needs the columns"),
         ("fixed,moving\n", "has no rows"),
         ("fixed,moving\na.nii.gz,\n", "Row 2 .*: there is no moving image"),
-        ("fixed,moving,preset\na,b,fast\na,b,quick\n", "Row 3 .*: there is no preset 'quick'; choose prediction"),
+        (
+            "fixed,moving,preset\na,b,fast\na,b,quick\n",
+            "Row 3 .*: there is no preset 'quick'; choose prediction",
+        ),
         ("fixed,moving,seed\na,b,1.5\n", "Row 2 .*: seed is '1.5', which is not a whole number"),
         ("fixed,moving,threads\na,b,0\n", "threads must be at least 1"),
         ("fixed,moving,output_spacing\na,b,nan\n", "output_spacing must be a positive number"),

@@ -17,14 +17,15 @@ import pytest
 import SimpleITK as sitk
 from batch_support import blobs
 from DeepRegistrationLib import cli
-from DeepRegistrationLib.batch.folder import locked
 from DeepRegistrationLib.batch.names import RECORD
 from DeepRegistrationLib.batch.pair import Task, finished
 from DeepRegistrationLib.batch.pool import Outcome, Pool
 from DeepRegistrationLib.batch.rows import Row, read_table
 from DeepRegistrationLib.batch.run import run_batch
 from DeepRegistrationLib.batch.size import needed_bytes, workers_for
+from DeepRegistrationLib.batch.summary import entry_of
 from DeepRegistrationLib.errors import Cancelled, InputError, OutputError
+from DeepRegistrationLib.folder_lock import locked
 from DeepRegistrationLib.progress import CancelToken
 
 FAST = {"preset": "fast", "representation": "free-form", "linear": "rigid", "device": "cpu", "threads": 1}
@@ -75,6 +76,23 @@ def test_each_pair_has_its_folder_and_nothing_else_stays(done: Path) -> None:
     }  # fmt: skip
     names = {"forward.h5", "inverse.h5", "warped.nii.gz", "quality.json", "picture.jpg", RECORD}
     assert {path.name for path in (done / "one").iterdir()} == names
+
+
+def test_what_a_killed_run_left_is_removed(rows: list[Row], tmp_path: Path) -> None:
+    (tmp_path / ".unfinished-0123").mkdir()
+    for name in (".unfinished-0123/forward.h5", ".running-0123", ".0123456789ab.csv", ".mine"):
+        (tmp_path / name).touch()
+    run_batch(rows[:1], tmp_path, workers=1, picture=False)
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found == {"one", "summary.csv", "summary.html", ".lock", ".mine"}
+
+
+def test_results_that_are_damaged_are_told(rows: list[Row], tmp_path: Path) -> None:
+    (tmp_path / RECORD).write_text('{"files": {"quality.json": "quality.json"}}')
+    for quality in ("[]", '{"parameters": 3}', '{"warnings": [1]}', "[" * 100_000):
+        (tmp_path / "quality.json").write_text(quality)
+        entry = entry_of(rows[0], tmp_path, Outcome("one", True))
+        assert entry.state == "failed" and entry.sentence.startswith("Its results cannot be read")
 
 
 def test_a_row_that_fails_is_told_and_the_summary_has_the_worst_first(done: Path) -> None:

@@ -7,14 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from DeepRegistrationLib.errors import InputError
+from DeepRegistrationLib.errors import Cancelled, InputError
 from DeepRegistrationLib.frame import Frame, Volume
 from DeepRegistrationLib.methods import MethodInput, method_by_name
-from DeepRegistrationLib.methods.classical import gradient_magnitude
-from DeepRegistrationLib.methods.dio.inference import seen_part
+from DeepRegistrationLib.methods.classical import classical_features, gradient_magnitude
+from DeepRegistrationLib.methods.dio.inference import learned_features, seen_part
 from DeepRegistrationLib.methods.dio.training import DioTask
 from DeepRegistrationLib.objective import PairObjective, Prompts, Pyramid
+from DeepRegistrationLib.objectives import MeanSquaredError
 from DeepRegistrationLib.presets import PRESETS, similarity_for
+from DeepRegistrationLib.progress import CancelToken, Reporter
 from DeepRegistrationLib.solver import Scale, Settings, solve
 from DeepRegistrationLib.transforms import Diffeomorphic, LinearTransform
 from DeepRegistrationLib.weights import Weights
@@ -73,9 +75,9 @@ def test_without_weights_the_accurate_preset_adds_gradients_and_shows_them() -> 
 
 
 @pytest.mark.parametrize("name", ["small", "paper", "paper-unet-e"])
-def test_with_weights_the_channel_is_features_of_both_images(name: str) -> None:
+def test_learned_features_are_one_channel_of_both_images(name: str) -> None:
     pair = given(weights=weights(name=name))
-    prediction = method_by_name("dio").predict(pair)
+    prediction = learned_features(pair)
     (channel,) = prediction.channels
     assert isinstance(channel.fixed, Pyramid) and isinstance(channel.moving, Pyramid)
     assert channel.fixed.frame == FIXED and channel.moving.frame == MOVING
@@ -89,8 +91,43 @@ def test_with_weights_the_channel_is_features_of_both_images(name: str) -> None:
         shown[0].data, channel.fixed.levels[0].data[:, : FIXED.shape[0], : FIXED.shape[1]]
     )
     assert shown[0].channels == shown[1].channels >= 8
-    again = method_by_name("dio").predict(pair)
+    again = learned_features(pair)
     assert torch.equal(again.features[1].data, shown[1].data)
+
+
+def test_with_weights_it_starts_from_the_aligned_features_and_compares_both() -> None:
+    pair = given(weights=weights())
+    prediction = method_by_name("dio").predict(pair)
+    features, images = prediction.channels
+    assert isinstance(features.fixed, Pyramid) and images.fixed is pair.fixed and images.weight == 1.0
+    assert 0 < features.weight <= 1
+    assert prediction.warnings == () and prediction.start is not None
+    points = pair.fixed.frame.points()
+    ring = points[((points.norm(dim=-1) - 10).abs() < 1)]  # where there is something to see
+    moved = prediction.start.map(ring) - ring
+    assert torch.allclose(moved.mean(0), torch.tensor([2.0, 2.0]).double(), atol=0.5)
+
+
+def test_features_that_make_the_images_less_alike_are_left_out() -> None:
+    """A likeness that prefers the images as they are."""
+
+    class Stubborn(MeanSquaredError):
+        def __call__(self, warped: torch.Tensor, fixed: torch.Tensor, weight: object = None) -> torch.Tensor:
+            return -super().__call__(warped, fixed)
+
+    pair = given(weights=weights(), similarity=Stubborn())
+    prediction = method_by_name("dio").predict(pair)
+    (channel,) = prediction.channels
+    assert channel.fixed is pair.fixed and prediction.start is None
+    assert len(prediction.warnings) == 1 and "less alike" in prediction.warnings[0]
+    assert prediction.features[0].channels >= 8  # for those who want to see why
+
+
+def test_aligning_the_features_can_be_cancelled() -> None:
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(Cancelled):
+        method_by_name("dio").predict(given(weights=weights(), report=Reporter(None, token)))
 
 
 def test_the_weights_are_not_altered_and_no_gradient_is_kept() -> None:
@@ -140,7 +177,7 @@ def test_only_what_the_fixed_box_maps_onto_is_seen() -> None:
 def pulled(prediction_of: MethodInput, kind: str) -> tuple[float, float]:
     """Distance of a landmark (or 1 - Dice of a label) before and after, beside the images' term."""
     fixed, moving = prediction_of.fixed, prediction_of.moving
-    channels = method_by_name("dio").predict(prediction_of).channels
+    channels = (learned_features if prediction_of.weights else classical_features)(prediction_of).channels
     start, goal = torch.tensor([[4.0, 3.0]]).double(), torch.tensor([[8.0, 6.0]]).double()
     if kind == "landmarks":
         prompts = Prompts(landmarks=(start, goal))

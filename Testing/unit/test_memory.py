@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import SimpleITK as sitk
 import torch
-from DeepRegistrationLib import cli, memory, resources, session
+from DeepRegistrationLib import cli, free_memory, memory, resources, session
 from DeepRegistrationLib.errors import InputError, ResourceError
 from DeepRegistrationLib.field import Field
 from DeepRegistrationLib.frame import Frame, Volume, apply_matrix
@@ -232,10 +232,10 @@ def test_a_limit_of_a_group_counts(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_text(text)
     names = ("memory.max", "memory.current", "inactive_file")
-    assert resources._below_group_limit(tmp_path, names) == 2_500_000_000
+    assert free_memory._below_group_limit(tmp_path, names) == 2_500_000_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert resources._below_group_limit(tmp_path, names) is None
-    assert resources._below_group_limit(tmp_path / "none", names) is None
+    assert free_memory._below_group_limit(tmp_path, names) is None
+    assert free_memory._below_group_limit(tmp_path / "none", names) is None
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from DeepRegistrationLib import cli
 from DeepRegistrationLib.errors import InputError, OutputError, RegistrationError
+from DeepRegistrationLib.folder_lock import locked
 from DeepRegistrationLib.progress import CancelToken
 from DeepRegistrationLib.training import TASKS, Batch, Stage, TrainingTask, learner, loop
 from DeepRegistrationLib.training.checkpoint import CHECKPOINT, load_checkpoint
@@ -211,6 +212,7 @@ def test_what_a_training_leaves(tmp_path: Path) -> None:
         "log.txt",
         "log.jsonl",
         "curve.png",
+        ".lock",
     }
     weights = load_weights(out / "weights.pt", "toy", 2)
     assert weights.sha256 == result.sha256 and weights.configuration == "fast"
@@ -578,6 +580,13 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError):
         train(options(tmp_path / "file" / "a"), Task())
+
+
+def test_one_training_at_a_time_works_in_a_folder(tmp_path: Path) -> None:
+    with locked(tmp_path / "a"), pytest.raises(InputError, match="Another run is working"):
+        train(options(tmp_path / "a"), Task())
+    assert [p.name for p in (tmp_path / "a").iterdir()] == [".lock"]
+    train(options(tmp_path / "a", steps=1), Task())
 
 
 # --- command line ---------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ WRONG = [
     ({"options": {"preset": "hasty"}}, "input", "hasty"),
     ({"options": {"speed": 3}}, "input", "speed"),
     ({"options": {"weights": "/nowhere.pt"}}, "input", "nowhere"),
-    ({"options": {"output_spacing": "wide"}}, "internal", "error in the program"),
+    ({"options": {"output_spacing": "wide"}}, "request", "could not be understood"),
     ({"frames": {"fixed": frame()}}, "input", "geometry of the moving"),
     ({"frames": {"fixed": frame(), "moving": frame(17)}}, "input", "same size"),
     ({"landmarks": {"fixed": [[0, 0, 0]], "moving": []}}, "input", "each needs its partner"),

@@ -330,14 +330,17 @@ def test_a_parent_that_ends_takes_the_worker_along(tmp_path: Path) -> None:
 
 
 def test_folders_of_the_living_and_of_others_stay(tmp_path: Path) -> None:
-    mine, dead, other = (
-        tmp_path / name
-        for name in (f"deepregistration-{os.getpid()}-ab12", "deepregistration-999999999-ab12", "x")
-    )
-    for folder in (mine, dead, other):
+    """Others are those of processes on another machine, too, that uses the same place."""
+    client = WorkerClient(temporary=tmp_path)
+    client.start()
+    (mine,) = tmp_path.iterdir()
+    dead = tmp_path / mine.name.replace(f"-{os.getpid()}-", "-999999999-")
+    elsewhere, other = tmp_path / "deepregistration-01234567-999999999-ab12", tmp_path / "x"
+    for folder in (dead, elsewhere, other):
         folder.mkdir()
     clear_stale_folders(tmp_path)
-    assert mine.is_dir() and other.is_dir() and not dead.exists()
+    assert dead != mine and {*tmp_path.iterdir()} == {mine, elsewhere, other}
+    client.stop()
 
 
 def test_which_python(tmp_path: Path) -> None:

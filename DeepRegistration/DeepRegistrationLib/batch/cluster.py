@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from .. import __version__
 from ..errors import Cancelled, NotAvailableError
-from .pair import Task
+from .pair import RUNNING, Task
 from .pool import Outcome, Pool
 
 _CONNECT_SECONDS = 15
@@ -29,7 +29,6 @@ _LOOK = 0.5
 """Seconds between two looks at whether the batch is still wanted."""
 
 _RETRIES = 2
-_MARKER = ".running-"
 _own = threading.local()
 
 
@@ -78,7 +77,7 @@ class Cluster:
             NotAvailableError: the scheduler is gone.
         """
         run = uuid.uuid4().hex[:12]
-        marker = Path(tasks[0].parent) / f"{_MARKER}{run}" if tasks else None
+        marker = Path(tasks[0].parent) / f"{RUNNING}{run}" if tasks else None
         if marker is None:
             return
         marker.touch()

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..atomic import atomic_path, write_text
+from ..atomic import atomic_path, remove_temporaries, write_text
 from ..errors import InputError, OutputError
 from ..progress import CancelToken, ProgressCallback
 from .names import PICTURE, RECORD, file_names
 from .rows import FILES, Row
 
+RUNNING = ".running-"
 _HIDDEN = ".unfinished-"
 _CELL_PIXELS = 150
 _JPEG_QUALITY = 75
@@ -79,8 +80,8 @@ def finished(task: Task) -> bool:
         return False
     try:
         known = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        there = {key: known[key] for key in ("options", "inputs")}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        there = {key: dict(known[key]) for key in ("options", "inputs")}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             f"{folder} is there already, but not from a batch; choose another folder."
         ) from error
@@ -146,9 +147,13 @@ def _published(folder: Path) -> Iterator[Path]:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what runs that were killed have left in a batch's folder."""
+    """Remove what runs that were killed have left in a batch's folder, which is locked: results that are not
+    whole, and the mark by which their cluster's workers know that they are wanted."""
     for path in folder.glob(f"{_HIDDEN}*"):
         shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(f"{RUNNING}*"):
+        path.unlink(missing_ok=True)
+    remove_temporaries(folder)
 
 
 def _draw(path: Path, fixed: Any, moving: Any, registration: Any) -> None:

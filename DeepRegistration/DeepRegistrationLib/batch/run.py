@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import InputError, OutputError
+from ..folder_lock import locked
 from ..progress import CancelToken, ProgressCallback, Reporter
-from .folder import locked
 from .pair import Task, finished, remove_unfinished
 from .pool import Outcome, Pool
 from .rows import Row, check_rows
@@ -77,6 +77,7 @@ def run_batch(
             if todo:
                 _work(todo, rows, over, workers, scheduler, report, told)
         finally:
+            remove_unfinished(folder)  # of processes that died meanwhile
             entries = [entry_of(row, folder / row.name, over.get(row.name)) for row in rows]
             write_summary(entries, folder)
     report("Done", 1.0)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import SimpleITK as sitk
 import torch
 
 from .. import resources
+from ..detached import check_header
 from ..errors import InputError
-from ..file_checks import quiet_itk
+from ..file_checks import itk_name, quiet_itk
 from ..frame import Frame
 from ..io import frame_from_sitk
 from ..memory import Request
@@ -52,8 +54,9 @@ def needed_bytes(row: Row) -> int:
 
 def _frame(path: str) -> Frame:
     """An image's lattice, from its header."""
+    check_header(Path(path))
     reader = sitk.ImageFileReader()
-    reader.SetFileName(path)
+    reader.SetFileName(itk_name(Path(path)))
     with quiet_itk():
         reader.ReadImageInformation()
     return frame_from_sitk(reader)

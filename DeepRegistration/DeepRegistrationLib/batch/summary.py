@@ -79,7 +79,10 @@ def entry_of(row: Row, folder: Path, outcome: Outcome | None) -> Entry:
     try:
         files = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
         quality = json.loads((folder / files["quality.json"]).read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError) as error:
+        fine = all(isinstance(value, dict) for value in (files, quality, quality.get("parameters", {})))
+        if not fine or not all(isinstance(text, str) for text in quality.get("warnings", [])):
+            raise ValueError("they are damaged")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return Entry(row, "failed", f"Its results cannot be read ({error}).", folder, {}, {})
     return Entry(row, "done", "", folder, quality, files)
 

@@ -26,7 +26,7 @@ _NO_WEIGHTS = (
     "There are no trained weights for {title}, so it starts from no prediction: the result is what the "
     "optimisation finds from the linear alignment."
 )
-_NO_HELP = (
+NO_HELP = (
     "{title}'s prediction would have made the images less alike, so it was left out: the weights may not "
     "have been trained for images like these."
 )
@@ -59,7 +59,7 @@ class PredictingMethod(Method):
         found = self.proposal(network, moving, fixed, frame, pair)
         with torch.no_grad():
             if not improves(found, moving, fixed, pair.similarity.at(frame.spacing)):
-                return replace(plain, warnings=(_NO_HELP.format(title=self.title),))
+                return replace(plain, warnings=(NO_HELP.format(title=self.title),))
             finest = finest_frame(pair.preset, pair.fixed.frame)
             start = FieldTransform(Field(found.displacement(finest.shape)[0], finest))
         pair.report("Predicting", 1.0)

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..atomic import write_text
-from ..batch.folder import locked
+from ..atomic import remove_temporaries, write_text
 from ..batch.names import RECORD
 from ..batch.pool import Outcome
 from ..batch.rows import Row, check_rows
 from ..batch.run import run_batch
 from ..errors import InputError, RegistrationError
+from ..folder_lock import locked
 from ..frame import Frame
 from ..inputs import load_transform
 from ..io import read_volume, write_volume
@@ -99,6 +99,7 @@ def build_template(
     if len({source.labels is None for source in sources}) > 1:
         raise InputError("Labels are needed for all images, or for none.")
     with locked(folder):
+        remove_temporaries(folder)
         state = _State(folder, sources, dict(options or {}), resume)
         builder = _Builder(sources, state, work or Work(), keep, Reporter(progress, cancel), iterations)
         return builder.run(counted or (lambda iteration, numbers: None))
@@ -123,7 +124,7 @@ class _State:
         try:
             known = json.loads(self._path.read_text(encoding="utf-8"))
             self.numbers = [Numbers(**numbers) for numbers in known.pop("iterations")]
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{self._path} cannot be read; choose another folder.") from error
         if known != json.loads(json.dumps(self._made_from)):
             raise InputError(

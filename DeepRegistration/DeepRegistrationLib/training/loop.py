@@ -7,13 +7,15 @@ on a processor, with the same bits as one that went through.
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 
 from .. import __version__
-from ..errors import InputError, OutputError, RegistrationError, ResourceError
+from ..errors import InputError, RegistrationError, ResourceError
+from ..folder_lock import locked
 from ..progress import CancelToken, Progress, ProgressCallback
 from ..quality import environment
 from ..resources import is_out_of_memory, threads
@@ -79,10 +81,10 @@ def train(
         ResourceError: memory ran out; the state before that step is kept.
         RegistrationError: the gradient was not finite for many steps in a row; the last good state is kept.
     """
-    with joined(options.device) as processes, threads(options.threads):
+    with joined(options.device) as processes, threads(options.threads), ExitStack() as held:
         devices = [processes.device] if processes.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), torch.enable_grad():
-            return _Run(options, task, processes, progress, cancel or CancelToken()).result()
+            return _Run(options, task, processes, progress, cancel or CancelToken(), held).result()
 
 
 class _Run:
@@ -95,6 +97,7 @@ class _Run:
         processes: Processes,
         progress: ProgressCallback | None,
         cancel: CancelToken,
+        held: ExitStack,
     ) -> None:
         self.options, self.processes, self.progress, self.cancel = options, processes, progress, cancel
         self.started = time.monotonic()
@@ -133,7 +136,10 @@ class _Run:
         kept = before.record if before else {"losses": {}, "validation": {}}
         self.losses, self.validation = kept["losses"], kept["validation"]
         self.seconds_before = before.seconds if before else 0.0
-        self.log = self._log(before is not None) if processes.main else None
+        self.log: TrainingLog | None = None
+        if processes.main:
+            held.enter_context(locked(options.out))
+            self.log = self._log(before is not None)
 
     def _source(self, given: dict[str, Any]) -> PairSource:
         dimension = given["dimension"] or (len(given["shape"]) if given["shape"] else None)
@@ -161,10 +167,6 @@ class _Run:
     def _log(self, resumed: bool) -> TrainingLog:
         """The log, with what is trained at its head."""
         out, learner, source = self.options.out, self.learner, self.source
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"The folder {out} could not be made: {error.strerror}.") from error
         log = TrainingLog(out, learner.steps, learner.step if resumed else None)
         parameters = sum(p.numel() for p in learner.network.parameters())
         hardware = environment(self.processes.device)

@@ -255,14 +255,17 @@ class WorkerClient:
                 "arrays": list(arrays),
             }
             process.send(request)
+            process.cleared()
         except InterruptedError:
             self._finish(process, job, Cancelled())
-        except RegistrationError as error:
-            self._finish(process, job, Failed(str(error), "output"))
-        except Exception as error:  # a folder that is gone with its worker, parameters that are not JSON
-            self._finish(
-                process, job, Failed("The registration could not be handed over.", "request", repr(error))
-            )
+            process.cleared()
+        except Exception as error:
+            if process.cleared():  # the folder went with the worker, whose end is told
+                return
+            event = Failed("The registration could not be handed over.", "request", repr(error))
+            if isinstance(error, RegistrationError):
+                event = Failed(str(error), "output")
+            self._finish(process, job, event)
 
     def _receive(self, token: object, message: dict[str, Any]) -> None:
         """An answer of the worker, in the thread that reads them."""
@@ -271,6 +274,14 @@ class WorkerClient:
             return
         if message.get("id") not in (job.number, None):
             return
+        try:
+            self._take(process, job, message)
+        except Exception as error:  # which would end the thread, and nobody would hear of the job again
+            sentence = "What the registration's process answered could not be understood."
+            self._finish(process, job, Failed(sentence, "internal", repr(error)))
+            process.kill()
+
+    def _take(self, process: WorkerProcess, job: Job, message: dict[str, Any]) -> None:
         kind = message.get("event")
         if kind == "progress":
             fraction = float(message["fraction"])

@@ -41,7 +41,7 @@ def _frame(role: str, parameters: dict[str, Any]) -> Frame:
             tuple(float(o) for o in geometry["origin"]),
             tuple(tuple(float(v) for v in row) for row in geometry["direction"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"The geometry of the {role.replace('_', ' ')} image is not usable.") from error
 
 
@@ -102,7 +102,7 @@ def initial_transform(parameters: dict[str, Any], arrays: Arrays) -> Transform |
         return None
     try:
         return LinearTransform(np.asarray(matrix, np.float64))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError("The initial transform's matrix is not usable.") from error
 
 

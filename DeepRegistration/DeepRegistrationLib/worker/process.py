@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -16,7 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_FOLDER = re.compile(r"deepregistration-(\d+)-\w+")
+_MACHINE = hashlib.sha256(platform.node().encode("utf-8", "replace")).hexdigest()[:8]
+_FOLDER = re.compile(rf"deepregistration-{_MACHINE}-(\d+)-\w+")
 _ENGINE = Path(__file__).resolve().parents[2]
 
 
@@ -69,7 +72,7 @@ class WorkerProcess:
     ) -> None:
         self._on_message, self._on_log, self._on_end = on_message, on_log, on_end
         base = Path(temporary or tempfile.gettempdir())
-        self.folder = Path(tempfile.mkdtemp(prefix=f"deepregistration-{os.getpid()}-", dir=base))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"deepregistration-{_MACHINE}-{os.getpid()}-", dir=base))
         variables = {**os.environ, **environment}
         paths = [str(_ENGINE), variables.get("PYTHONPATH", "")]
         variables["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
@@ -92,7 +95,7 @@ class WorkerProcess:
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
-        self.pid = self._process.pid
+        self.pid, self._over = self._process.pid, False
         self._sending = threading.Lock()
         self._log = threading.Thread(target=self._read_log, daemon=True)
         self._log.start()
@@ -106,6 +109,12 @@ class WorkerProcess:
         with self._sending, suppress(OSError, ValueError):
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
+
+    def cleared(self) -> bool:
+        """Whether the process has ended; then what was put into its folder meanwhile is removed as well."""
+        if self._over:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        return self._over
 
     def kill(self) -> None:
         """End the process and all it started, at once; does not wait."""
@@ -138,7 +147,7 @@ class WorkerProcess:
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
-                with suppress(ValueError):
+                with suppress(ValueError, RecursionError):
                     message = json.loads(line)
                     if isinstance(message, dict):
                         self._on_message(message)
@@ -148,6 +157,7 @@ class WorkerProcess:
             self.kill()
             code = self._process.wait()
         self._log.join(0.2)
+        self._over = True
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError, ValueError):
             assert self._process.stdin is not None
@@ -162,7 +172,8 @@ class WorkerProcess:
 
 
 def clear_stale_folders(base: Path) -> None:
-    """Remove the folders in `base` that parents which are no longer alive have left."""
+    """Remove the folders in `base` that parents of this machine which are no longer alive have left: machines
+    may share the place, and cannot see each other's processes."""
     with suppress(OSError):
         for path in base.iterdir():
             match = _FOLDER.fullmatch(path.name)

@@ -24,6 +24,8 @@ from __future__ import annotations
 
 import uuid
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -110,21 +112,26 @@ class Tasks:
         from ..session import Session
 
         clock = Clock()
-        options, device, threads = _options(parameters.get("options", {}))
-        images = digest_of(parameters, arrays, ("fixed", "moving", "fixed_mask", "moving_mask"), [device])
-        rest = [parameters.get("landmarks"), parameters.get("initial_matrix"), options.linear_stage]
-        alignment = images + digest_of(parameters, arrays, ("fixed_labels", "moving_labels", "initial"), rest)
-        for role in ("fixed", "moving"):
-            if role not in arrays:
-                raise InputError(f"There is no {role} image.")
-        landmarks, held_out = landmark_pairs(parameters.get("landmarks"))
+        with _understood():
+            options, device, threads = _options(parameters.get("options", {}))
+            images = digest_of(parameters, arrays, ("fixed", "moving", "fixed_mask", "moving_mask"), [device])
+            rest = [parameters.get("landmarks"), parameters.get("initial_matrix"), options.linear_stage]
+            prompts = digest_of(parameters, arrays, ("fixed_labels", "moving_labels", "initial"), rest)
+            for role in ("fixed", "moving"):
+                if role not in arrays:
+                    raise InputError(f"There is no {role} image.")
+            landmarks, held_out = landmark_pairs(parameters.get("landmarks"))
+            given = {
+                **{role: volume_of(role, parameters, arrays) for role in ("fixed", "moving")},
+                **{role: prompt_of(role, parameters, arrays) for role in _PROMPTS},
+                "initial": initial_transform(parameters, arrays),
+            }
+        alignment = images + prompts
         inputs = load_inputs(
-            **{role: volume_of(role, parameters, arrays) for role in ("fixed", "moving")},
-            **{role: prompt_of(role, parameters, arrays) for role in _PROMPTS},
+            **given,
             fixed_landmarks=landmarks and landmarks[0],
             moving_landmarks=landmarks and landmarks[1],
             held_out_landmarks=held_out,
-            initial=initial_transform(parameters, arrays),
         )
         check_overlap(inputs, options.linear)
         like = next((w for w in self._sessions.values() if w.images == images), None)
@@ -156,12 +163,13 @@ class Tasks:
         self._sessions.move_to_end(name)
         session, without = self._sessions[name].session, parameters.get("without", [])
         landmarks = held_out = KEEP
-        if "landmarks" in parameters or "landmarks" in without:
-            landmarks, held_out = landmark_pairs(parameters.get("landmarks"))
-        labels, masks = (
-            (prompt_of(f"fixed_{kind}", parameters, arrays), prompt_of(f"moving_{kind}", parameters, arrays))
-            for kind in ("labels", "mask")
-        )
+        with _understood():
+            if "landmarks" in parameters or "landmarks" in without:
+                landmarks, held_out = landmark_pairs(parameters.get("landmarks"))
+            labels, masks = (
+                tuple(prompt_of(f"{side}_{kind}", parameters, arrays) for side in ("fixed", "moving"))
+                for kind in ("labels", "mask")
+            )
         result = self._kept_in_memory(
             lambda: session.refine(
                 landmarks,
@@ -192,6 +200,15 @@ class Tasks:
             for other in [n for n in self._sessions if n != name]:
                 del self._sessions[other]
             raise
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """What the request holds has not the form it should have."""
+    try:
+        yield
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        raise TaskError("The request could not be understood.", "request") from error
 
 
 def _options(given: dict[str, Any]) -> tuple[Any, str, int | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,3 +35,13 @@ def slicer_session(qapp: Any) -> Iterator[Session]:
 def panel(slicer_session: Session) -> Any:
     """The panel of the module in the working tree, opened as its user would; `.parent` is its frame."""
     return slicer_session.open_panel(MODULE_FILE)
+
+
+@pytest.fixture
+def temporary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where temporary files go: the worker's folder included."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder

@@ -7,20 +7,40 @@ ones (`classical`).
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..base import Method, MethodInput, Prediction
 from ..classical import classical_features
+from ..predicting import NO_HELP
+from .alignment import feature_alignment
 from .inference import learned_features
+
+_FEATURES = 0.5
+"""Weight of the features beside the images themselves, whose measures find the last details."""
 
 
 class Dio(Method):
-    """Features per image, then optimisation; nothing is predicted to start from."""
+    """Features per image, then optimisation."""
 
     name = "dio"
 
     def predict(self, pair: MethodInput) -> Prediction:
-        """What to compare, and the feature images.
+        """What to compare, the feature images, and what aligning the features alone gives, to start from.
+
+        Where that makes the images less alike (by the similarity chosen), the features are left out
+        altogether, with a warning.
 
         Raises:
             InputError: the weights do not fit the network they name, or the images.
+            Cancelled: asked to while the features are aligned.
         """
-        return classical_features(pair) if pair.weights is None else learned_features(pair)
+        images = classical_features(pair)
+        if pair.weights is None:
+            return images
+        learned = learned_features(pair)
+        start = feature_alignment(pair, learned)
+        if start is None:
+            warning = NO_HELP.format(title=self.title)
+            return replace(images, features=learned.features, warnings=(*images.warnings, warning))
+        features = (replace(channel, weight=_FEATURES) for channel in learned.channels)
+        return replace(learned, channels=(*features, *images.channels), start=start)

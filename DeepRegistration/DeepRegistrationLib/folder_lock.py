@@ -1,4 +1,4 @@
-"""The folder of a batch: one batch at a time works in it."""
+"""Folders that one run at a time works in: of a batch, a template, a training."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import InputError, OutputError
+from .errors import InputError, OutputError
 
 _LOCK = ".lock"
 

@@ -1,0 +1,42 @@
+"""What the features alone make of a pair: the solver's optimum on a coarse lattice, and whether it helps."""
+
+from __future__ import annotations
+
+import torch
+
+from ...field import Field
+from ...objective import PairObjective
+from ...presets import PRESETS, settings_for
+from ...sizes import finest_size
+from ...solver import solve
+from ...transforms import Diffeomorphic, FieldTransform
+from ..base import MethodInput, Prediction
+from ..maps import FieldMap
+from ..predicting import improves, network_images
+
+_VOXELS = 300_000
+"""Of the lattice, at most: about those of the images that networks are trained on."""
+
+
+def feature_alignment(pair: MethodInput, learned: Prediction) -> FieldTransform | None:
+    """The diffeomorphic map that aligns the features, before the linear one; None if it does not help.
+
+    Args:
+        pair: the images.
+        learned: their features.
+
+    Raises:
+        Cancelled: asked to, between two iterations.
+    """
+    whole = pair.fixed.frame
+    frame = whole.resized(finest_size(whole.size, whole.spacing, _VOXELS))
+    settings = settings_for(PRESETS["fast"], Diffeomorphic.name, "mind")
+    objective = PairObjective(learned.channels, pair.linear)
+    start = Diffeomorphic(frame, pair.fixed.data.device)
+    found, _ = solve(objective, start, settings, pair.report, "Aligning the features")
+    with torch.no_grad():
+        displacement = found.displacement()
+        fixed, moving = network_images(pair, frame)
+        if not improves(FieldMap(displacement[None]), moving, fixed, pair.similarity.at(frame.spacing)):
+            return None
+        return FieldTransform(Field(displacement, frame))
