@@ -42,7 +42,6 @@ PRESETS = {
     "accurate": Preset(FINEST_VOXELS["accurate"], (150, 100, 25), 8, (2.0, 1.5, 1.0), 0.1, 50, 100),
 }
 
-_CROSS_CONTRAST = ("mind", "nmi")
 _CROSS_CONTRAST_STIFFNESS = (4.0, 4.0, 4.0)
 """Measures across contrasts are noisier, and are followed less far."""
 
@@ -77,7 +76,8 @@ def finest_frame(preset: Preset, frame: Frame) -> Frame:
 
 def settings_for(preset: Preset, representation: str, similarity: str) -> Settings:
     """The solver's settings for a representation and a similarity, by their names."""
-    stiffnesses = _CROSS_CONTRAST_STIFFNESS if similarity in _CROSS_CONTRAST else preset.stiffness
+    across = SIMILARITIES[similarity].across_contrasts
+    stiffnesses = _CROSS_CONTRAST_STIFFNESS if across else preset.stiffness
     scales = tuple(
         Scale(factor, n, stiffness)
         for factor, n, stiffness in zip((4, 2, 1), preset.iterations, stiffnesses, strict=True)

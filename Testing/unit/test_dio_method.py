@@ -96,11 +96,12 @@ def test_learned_features_are_one_channel_of_both_images(name: str) -> None:
 
 
 def test_with_weights_it_starts_from_the_aligned_features_and_compares_both() -> None:
-    pair = given(weights=weights())
+    pair = given(weights=weights(), similarity=similarity_for("mind", PRESETS["fast"]))
+    features, images = method_by_name("dio").predict(pair).channels
+    assert isinstance(features.fixed, Pyramid) and images.fixed is pair.fixed
+    pair = given(weights=weights())  # of one contrast: the images alone
     prediction = method_by_name("dio").predict(pair)
-    features, images = prediction.channels
-    assert isinstance(features.fixed, Pyramid) and images.fixed is pair.fixed and images.weight == 1.0
-    assert 0 < features.weight <= 1
+    assert [channel.fixed for channel in prediction.channels] == [pair.fixed]
     assert prediction.warnings == () and prediction.start is not None
     points = pair.fixed.frame.points()
     ring = points[((points.norm(dim=-1) - 10).abs() < 1)]  # where there is something to see
@@ -133,7 +134,7 @@ def test_aligning_the_features_can_be_cancelled() -> None:
 def test_the_weights_are_not_altered_and_no_gradient_is_kept() -> None:
     kept = weights()
     before = {k: v.clone() for k, v in kept.state.items()}
-    prediction = method_by_name("dio").predict(given(weights=kept))
+    prediction = learned_features(given(weights=kept))
     assert all(torch.equal(v, before[k]) for k, v in kept.state.items())
     assert not any(v.data.requires_grad for v in prediction.channels[0].moving.levels)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ..errors import InputError
 from .adaptive_ncc import AdaptiveNCC
 from .common import Similarity
@@ -46,7 +44,7 @@ __all__ = [
     "similarity_by_name",
 ]
 
-SIMILARITIES: dict[str, Callable[..., Similarity]] = {
+SIMILARITIES: dict[str, type[Similarity]] = {
     "mse": MeanSquaredError,
     "ncc": GlobalNCC,
     "lncc": LocalNCC,

@@ -19,9 +19,11 @@ class Similarity(ABC):
     Class attributes:
         oriented: whether `prepare` gives descriptors of directions along the lattice, which compare only
             between lattices whose axes agree.
+        across_contrasts: whether it is for images of different contrasts.
     """
 
     oriented: ClassVar[bool] = False
+    across_contrasts: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, warped: Tensor, fixed: Tensor, weight: Tensor | None = None) -> Tensor:

@@ -23,6 +23,7 @@ class MindSSC(MeanSquaredError):
     """
 
     oriented = True
+    across_contrasts = True
 
     def __init__(self, radius: int = 1, dilation: int = 2) -> None:
         self.radius, self.dilation = radius, dilation

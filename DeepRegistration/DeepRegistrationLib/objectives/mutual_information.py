@@ -30,6 +30,8 @@ class NormalisedMutualInformation(Similarity):
         stride: only every stride-th voxel along each axis is counted.
     """
 
+    across_contrasts = True
+
     def __init__(
         self,
         bins: int = 32,

@@ -15,9 +15,6 @@ from ..predicting import NO_HELP
 from .alignment import feature_alignment
 from .inference import learned_features
 
-_FEATURES = 0.5
-"""Weight of the features beside the images themselves, whose measures find the last details."""
-
 
 class Dio(Method):
     """Features per image, then optimisation."""
@@ -27,8 +24,9 @@ class Dio(Method):
     def predict(self, pair: MethodInput) -> Prediction:
         """What to compare, the feature images, and what aligning the features alone gives, to start from.
 
-        Where that makes the images less alike (by the similarity chosen), the features are left out
-        altogether, with a warning.
+        Across contrasts, images and features are compared together from there on; within one, the images
+        know better. Where the start makes them less alike (by the similarity chosen), the features are left
+        out altogether, with a warning.
 
         Raises:
             InputError: the weights do not fit the network they name, or the images.
@@ -42,5 +40,7 @@ class Dio(Method):
         if start is None:
             warning = NO_HELP.format(title=self.title)
             return replace(images, features=learned.features, warnings=(*images.warnings, warning))
-        features = (replace(channel, weight=_FEATURES) for channel in learned.channels)
-        return replace(learned, channels=(*features, *images.channels), start=start)
+        channels = images.channels
+        if pair.similarity.across_contrasts:
+            channels = (*learned.channels, *channels)
+        return replace(learned, channels=channels, start=start)

@@ -16,10 +16,14 @@ from ...objective import Channel, Pyramid
 from ...objectives import MeanSquaredError
 from ...prepare import crop
 from ...presets import finest_frame
+from ...sizes import finest_size
 from ...transforms.linear import LinearTransform
 from ...weights import Weights
 from ..base import MethodInput, Prediction
 from .features import FeatureNetwork, features_of
+
+_VOXELS = 1_000_000
+"""Of an image's features, at most about: more detail than that the images themselves have to give."""
 
 _PARALLEL = 0.99985
 """Cosine of one degree: up to there lattices count as parallel."""
@@ -29,11 +33,11 @@ def learned_features(pair: MethodInput) -> Prediction:
     """Each image's features as one channel, compared by their squared error.
 
     Both images are given to the network at one voxel size, the one it was trained at or, where the
-    convention names none or a finer one than the preset works with, the preset's finest. Of the moving
-    image it sees what the fixed box maps onto, since the network's normalisation makes features depend
-    on how much background there is. That part keeps its own lattice; only if it is turned by more than
-    one degree against the fixed one's axes (after the linear stage) is it read on a lattice parallel
-    to them, since convolutions see directions.
+    convention names none or a finer one than the preset works with, the preset's finest, but at most a
+    million voxels of it. Of the moving image it sees what the fixed box maps onto, since the network's
+    normalisation makes features depend on how much background there is. That part keeps its own lattice;
+    only if it is turned by more than one degree against the fixed one's axes (after the linear stage) is it
+    read on a lattice parallel to them, since convolutions see directions.
 
     The features of a level are divided by one number, the root of the fixed features' mean variance,
     so that the objective is of the size of the other measures and prompts weigh against it as usual.
@@ -43,7 +47,8 @@ def learned_features(pair: MethodInput) -> Prediction:
     """
     assert pair.weights is not None
     network = feature_network(pair.weights, pair.fixed.frame.dimension).to(pair.fixed.data.device)
-    finest = min(finest_frame(pair.preset, pair.fixed.frame).spacing)
+    fixed_frame = finest_frame(pair.preset, pair.fixed.frame)
+    finest = min(fixed_frame.resized(finest_size(fixed_frame.size, fixed_frame.spacing, _VOXELS)).spacing)
     voxel = max(finest, float(pair.weights.convention.get("voxel_mm") or finest))
     with torch.no_grad():
         pair.report("Features of the fixed image", 0.0)
