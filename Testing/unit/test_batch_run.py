@@ -17,13 +17,13 @@ import pytest
 import SimpleITK as sitk
 from batch_support import blobs
 from DeepRegistrationLib import cli
+from DeepRegistrationLib.batch.entries import entry_of
 from DeepRegistrationLib.batch.names import RECORD
 from DeepRegistrationLib.batch.pair import Task, finished
 from DeepRegistrationLib.batch.pool import Outcome, Pool
 from DeepRegistrationLib.batch.rows import Row, read_table
 from DeepRegistrationLib.batch.run import run_batch
 from DeepRegistrationLib.batch.size import needed_bytes, workers_for
-from DeepRegistrationLib.batch.summary import entry_of
 from DeepRegistrationLib.errors import Cancelled, InputError, OutputError
 from DeepRegistrationLib.folder_lock import locked
 from DeepRegistrationLib.progress import CancelToken

@@ -6,10 +6,8 @@ import base64
 import html
 from collections.abc import Sequence
 from string import Template
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from .summary import Entry
+from .entries import Entry
 
 # what, digits, columns of the table before and after
 _SHOWN = (

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 from ..errors import InputError, OutputError
 from ..folder_lock import locked
 from ..progress import CancelToken, ProgressCallback, Reporter
+from .entries import Entry, entry_of
 from .pair import Task, finished, remove_unfinished
 from .pool import Outcome, Pool
 from .rows import Row, check_rows
 from .size import workers_for
-from .summary import Entry, entry_of, write_summary
+from .summary import write_summary
 
 if TYPE_CHECKING:
     from .cluster import Cluster

@@ -4,118 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from ..atomic import write_text
-from .names import PICTURE, RECORD
+from .entries import NUMBERS, Entry, ranked
+from .names import PICTURE
 from .page import written_page
-from .pool import Outcome
-from .rows import Row
 
 TABLE, PAGE = "summary.csv", "summary.html"
-
-# column, and where in quality.json it comes from
-_NUMBERS = (
-    ("ncc_before", ("similarity", "before", "ncc")),
-    ("ncc_after", ("similarity", "after", "ncc")),
-    ("nmi_before", ("similarity", "before", "nmi")),
-    ("nmi_after", ("similarity", "after", "nmi")),
-    ("dice_before", ("labels", "before", "dice_mean")),
-    ("dice_after", ("labels", "after", "dice_mean")),
-    ("hd95_before_mm", ("labels", "before", "hd95_mean_mm")),
-    ("hd95_after_mm", ("labels", "after", "hd95_mean_mm")),
-    ("landmarks_before_mm", ("landmarks", "fitted", "before", "mean_mm")),
-    ("landmarks_after_mm", ("landmarks", "fitted", "after", "mean_mm")),
-    ("folds_percent", ("regularity", "folds_percent")),
-    ("determinant_min", ("regularity", "determinant_min")),
-    ("determinant_max", ("regularity", "determinant_max")),
-    ("inverse_error_mean_mm", ("inverse_consistency", "mean_mm")),
-    ("seconds", ("seconds", "total")),
-)
-_ONE_CONTRAST = ("mse", "ncc", "lncc", "adaptive-ncc")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What there is to say about a row.
-
-    Attributes:
-        row: which.
-        state: ``done``, ``failed``, or ``missing`` if nobody came to it.
-        sentence: why it failed.
-        folder: of its results.
-        quality: as quality.json; empty unless done.
-        files: what the results are called, by their usual names.
-        details: of an error in the program, for whoever mends it.
-    """
-
-    row: Row
-    state: str
-    sentence: str
-    folder: Path
-    quality: dict[str, Any]
-    files: dict[str, str]
-    details: str = ""
-
-    def number(self, column: str) -> float | None:
-        """A number of the table; None where it was not measured."""
-        value: Any = self.quality
-        for key in dict(_NUMBERS)[column]:
-            value = value.get(key) if isinstance(value, dict) else None
-        return value if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def entry_of(row: Row, folder: Path, outcome: Outcome | None) -> Entry:
-    """The entry of a row whose results lie in `folder`, if any."""
-    if outcome is None or not outcome.done:
-        state = "missing" if outcome is None else "failed"
-        sentence, details = (outcome.sentence, outcome.details) if outcome else ("It was not done.", "")
-        return Entry(row, state, sentence, folder, {}, {}, details)
-    try:
-        files = json.loads((folder / RECORD).read_text(encoding="utf-8"))["files"]
-        quality = json.loads((folder / files["quality.json"]).read_text(encoding="utf-8"))
-        fine = all(isinstance(value, dict) for value in (files, quality, quality.get("parameters", {})))
-        if not fine or not all(isinstance(text, str) for text in quality.get("warnings", [])):
-            raise ValueError("they are damaged")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        return Entry(row, "failed", f"Its results cannot be read ({error}).", folder, {}, {})
-    return Entry(row, "done", "", folder, quality, files)
-
-
-def ranked(entries: Sequence[Entry]) -> tuple[list[Entry], str]:
-    """The entries, worst first, and by what.
-
-    Those without results come first; then by the mean overlap of labels if all have it, by the mean landmark
-    error if all have that, otherwise by the images' correlation, or their mutual information where a pair has
-    two contrasts.
-    """
-    done = [entry for entry in entries if entry.state == "done"]
-    one = all(e.quality.get("parameters", {}).get("similarity_used") in _ONE_CONTRAST for e in done)
-    measures: tuple[tuple[str, str, bool], ...] = (
-        ("dice_after", "Dice", False),
-        ("landmarks_after_mm", "landmark error", True),
-        ("ncc_after", "correlation", False),
-        ("nmi_after", "mutual information", False),
-    )
-    for column, name, large_is_bad in measures:
-        if column == "ncc_after" and not one:
-            continue
-        if done and all(entry.number(column) is not None for entry in done):
-            return sorted(entries, key=_badness(column, large_is_bad)), name
-    return sorted(entries, key=lambda entry: entry.state == "done"), "order"
-
-
-def _badness(column: str, large_is_bad: bool) -> Callable[[Entry], tuple[bool, float]]:
-    def key(entry: Entry) -> tuple[bool, float]:
-        value = entry.number(column)
-        return entry.state == "done", 0.0 if value is None else -value if large_is_bad else value
-
-    return key
 
 
 def write_summary(entries: Sequence[Entry], folder: Path) -> None:
@@ -136,7 +33,7 @@ def _picture(entry: Entry) -> bytes | None:
 
 
 def _table(entries: Sequence[Entry]) -> str:
-    columns = [name for name, _ in _NUMBERS if any(e.number(name) is not None for e in entries)]
+    columns = [name for name, _ in NUMBERS if any(e.number(name) is not None for e in entries)]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("row", "name", "state", "fixed", "moving", *columns, "warnings", "error"))

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..batch.entries import Entry
 from ..batch.pool import Outcome
 from ..batch.rows import OPTIONS, Row, read_table, rows_of_files
 from ..batch.run import run_batch
-from ..batch.summary import PAGE, TABLE, Entry
+from ..batch.summary import PAGE, TABLE
 from ..errors import Cancelled, InputError
 from .files import check_folder
 from .progress import shown_progress
