@@ -36,7 +36,7 @@ _SIMILARITY = {"mse": 75, "ncc": 85, "lncc": 110, "adaptive-ncc": 200, "mind": 5
 
 _REPRESENTATION = {
     "free-form": 102,
-    "b-spline": 127,
+    "b-spline": 215,
     "stationary-velocity": 123,
     "geodesic": 1040,
     "diffeomorphic": 141,
