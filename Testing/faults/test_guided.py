@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from DeepRegistrationLib import detached, landmark_files, landmarks, weights
-from DeepRegistrationLib.batch import names, pair, rows, summary
+from DeepRegistrationLib.batch import entries, names, pair, rows, summary
 from DeepRegistrationLib.errors import InputError, ResourceError
 from DeepRegistrationLib.worker import client, data, serve, tasks
 from DeepRegistrationLib.worker.arrays import job_folder, save_array
@@ -160,13 +160,15 @@ def test_records_of_pairs(tmp_path: Path, record_property: Record) -> None:
 
         def run() -> None:
             if pair.finished(task):
-                entry = summary.entry_of(row, task.folder, summary.Outcome(row.name, True))
+                entry = entries.entry_of(row, task.folder, entries.Outcome(row.name, True))
                 summary.write_summary([entry], tmp_path)
 
         return refused(run)
 
     seeds = [json.dumps(record).encode()]
-    settle(explore(call, seeds, [pair, summary], COUNT, number("record")), record_property, len(seeds))
+    settle(
+        explore(call, seeds, [pair, entries, summary], COUNT, number("record")), record_property, len(seeds)
+    )
 
 
 def test_measured_quality_in_a_folder(tmp_path: Path, record_property: Record) -> None:
@@ -184,13 +186,13 @@ def test_measured_quality_in_a_folder(tmp_path: Path, record_property: Record) -
         (tmp_path / "p" / "quality.json").write_bytes(content)
 
         def run() -> None:
-            entry = summary.entry_of(row, tmp_path / "p", summary.Outcome("p", True))
+            entry = entries.entry_of(row, tmp_path / "p", entries.Outcome("p", True))
             summary.write_summary([entry], tmp_path)
 
         return refused(run)
 
     seeds = [json.dumps(quality).encode()]
-    settle(explore(call, seeds, [summary], COUNT, number("quality")), record_property, len(seeds))
+    settle(explore(call, seeds, [entries, summary], COUNT, number("quality")), record_property, len(seeds))
 
 
 def test_requests_to_the_worker(tmp_path: Path, record_property: Record) -> None:
