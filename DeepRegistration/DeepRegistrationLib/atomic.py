@@ -6,8 +6,6 @@ import errno
 import os
 import re
 import shutil
-import sys
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +14,6 @@ from pathlib import Path
 from .errors import OutputError
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{12}(\.\w+){0,2}")
-_LONGEST_WAIT = 60.0
-"""Seconds another run may take to write what it has computed."""
 
 _FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -63,41 +59,6 @@ def remove_temporaries(folder: Path) -> None:
     for path in folder.iterdir():
         if _TEMPORARY.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Let one run at a time put its files into a folder, so that they belong together; others wait.
-
-    Systems and disks that have no locks for folders do without.
-
-    Raises:
-        OutputError: the other one takes too long.
-    """
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
-
-    try:
-        place = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise OutputError(f"The folder {folder} cannot be written to: {error.strerror}.") from error
-    try:
-        end = time.monotonic() + _LONGEST_WAIT
-        while True:
-            try:
-                fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise OutputError(f"Another run is writing to {folder}; try again.") from None
-                time.sleep(0.02)
-            except OSError:
-                break
-        yield
-    finally:
-        os.close(place)
 
 
 def check_space(temporary: Path, size: int) -> None:

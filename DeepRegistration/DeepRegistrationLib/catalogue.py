@@ -17,12 +17,14 @@ class MethodText:
         description: one line for people who choose.
         guarantee: what is certain about its results.
         publication: where it is described.
+        learns: whether it has a network, which trained weights are for.
     """
 
     title: str
     description: str
     guarantee: str
     publication: str
+    learns: bool = True
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ METHODS: dict[str, MethodText] = {
         "result may fold depends on the kind of transform.",
         "Avants et al.: Symmetric diffeomorphic image registration with cross-correlation. Medical Image "
         "Analysis 12, 2008; Heinrich et al.: MIND. Medical Image Analysis 16, 2012",
+        learns=False,
     ),
 }
 
@@ -131,6 +134,12 @@ SIMILARITIES: dict[str, ChoiceText] = {
     "nmi": ChoiceText("Mutual information", "Two contrasts, such as CT and MR, that depend on one another."),
     "mind": ChoiceText("MIND", "Two contrasts, such as MR and ultrasound, that share edges and texture."),
 }
+
+ACROSS_CONTRASTS = ("mind", "nmi")
+"""Similarities for images of different contrasts."""
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+"""Of a training's arithmetic."""
 
 PRESETS: dict[str, ChoiceText] = {
     "prediction": ChoiceText(

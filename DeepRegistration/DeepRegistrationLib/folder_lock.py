@@ -1,9 +1,10 @@
-"""Folders that one run at a time works in: of a batch, a template, a training."""
+"""Folders that one run at a time works in (a batch, a template, a training), or writes to."""
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,8 @@ from pathlib import Path
 from .errors import InputError, OutputError
 
 _LOCK = ".lock"
+_LONGEST_WAIT = 60.0
+"""Seconds another run may take to write what it has computed."""
 
 
 @contextmanager
@@ -32,6 +35,33 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Let one run at a time put its files into a folder, so that they belong together; others wait.
+
+    Nothing is left in the folder. Windows, which has no locks for folders, does without.
+
+    Raises:
+        OutputError: the other one takes too long.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    try:
+        place = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise OutputError(f"The folder {folder} cannot be written to: {error.strerror}.") from error
+    try:
+        end = time.monotonic() + _LONGEST_WAIT
+        while not _lock(place):
+            if time.monotonic() > end:
+                raise OutputError(f"Another run is writing to {folder}; try again.")
+            time.sleep(0.02)
+        yield
+    finally:
+        os.close(place)
 
 
 def _lock(file: int) -> bool:

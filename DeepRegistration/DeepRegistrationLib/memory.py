@@ -8,6 +8,7 @@ growth of the resident set (``Testing/benchmarks/memory.py``); the others count 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
@@ -53,6 +54,10 @@ LEAST_VOXELS = 30_000
 _COARSER_OUTPUT = 1.15
 
 _finest_size = lru_cache(256)(finest_size)  # asked for again and again while a run is made to fit
+
+
+CHOSEN = ("representation", "similarity", "preset", "method", "output_spacing")
+"""Options of `pipeline.register` that the memory depends on."""
 
 
 class Lattice(Protocol):
@@ -115,9 +120,18 @@ class Request:
     most_voxels: int | None = None
 
     @classmethod
-    def of(cls, fixed: Lattice, moving: Lattice, **more: Any) -> Request:
-        """The request of two images' frames; `more` are the other attributes."""
-        return cls(fixed.size, fixed.spacing, moving.size, moving.spacing, **more)
+    def of(cls, fixed: Lattice, moving: Lattice, options: Any = None, **more: Any) -> Request:
+        """The request of two images' frames.
+
+        Args:
+            fixed, moving: the frames.
+            options: whatever has attributes, or a mapping that has keys, of the names in `CHOSEN`.
+            **more: the other attributes.
+        """
+        known = options if isinstance(options, Mapping) else getattr(options, "__dict__", {})
+        chosen = {name: known[name] for name in CHOSEN if name in known}
+        frames = (fixed.size, fixed.spacing, moving.size, moving.spacing)
+        return cls(*frames, **{**chosen, **more})
 
     @property
     def linear(self) -> bool:
@@ -253,3 +267,12 @@ def too_large_sentence(needed: int, available: int | None = None) -> str:
 
 def in_voxels(size: Size) -> str:
     return f"{' x '.join(map(str, size))} voxels"
+
+
+def in_words(size: float) -> str:
+    """A number of bytes."""
+    for unit in ("kB", "MB"):
+        size /= 1000
+        if size < 999.5:
+            return f"{size:.0f} {unit}"
+    return f"{size / 1000:.1f} GB"

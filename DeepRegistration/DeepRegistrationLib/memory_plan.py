@@ -32,14 +32,10 @@ class MemoryPlan:
 
     def request(self, inputs: Inputs) -> Request:
         """The run, as far as its memory goes."""
-        options = self._options
         return Request.of(
             inputs.fixed.frame,
             inputs.moving.frame,
-            representation=options.representation,
-            similarity=options.similarity,
-            preset=options.preset,
-            method=options.method,
+            self._options,
             output_spacing=self.output_spacing,
             labels=len(inputs.label_values),
             masks=sum(mask is not None for mask in (inputs.fixed_mask, inputs.moving_mask)),

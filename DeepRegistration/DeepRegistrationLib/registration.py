@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
-from .atomic import alone, write_text
+from .atomic import write_text
 from .errors import OutputError
 from .field import Field
+from .folder_lock import alone
 from .frame import Frame, Volume
 from .interpolation import sample
 from .io import write_volume

@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from .binding import Choice, FileChoice, NodeChoice, Tick
 from .section import Section
-from .weights import WITHOUT_NETWORK, shipped_weights
+from .weights import shipped_weights
 
 DEVICES = {"auto": "Automatic", "cpu": "Processor", "cuda": "Graphics card (CUDA)"}
 
@@ -68,7 +68,7 @@ class MethodSection(Section):
 
     def _weights(self, name: str) -> str:
         """Whether trained weights are there for the method, and for what."""
-        if name in WITHOUT_NETWORK:
+        if not catalogue.METHODS[name].learns:
             return _("It needs no trained weights.")
         if self.panel.parameters.weights:
             return _("Trained weights: the file chosen below.")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from DeepRegistrationLib.errors import InputError
-from DeepRegistrationLib.memory import LINEAR
-from DeepRegistrationScene.memory_estimate import in_words, pair_request
+from DeepRegistrationLib.memory import LINEAR, in_words
+from DeepRegistrationScene.memory_estimate import pair_request
 from slicer.i18n import tr as _
 
 from .binding import NodeChoice, Number, Tick

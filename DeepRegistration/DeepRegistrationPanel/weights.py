@@ -8,9 +8,6 @@ from typing import Any
 
 from slicer.i18n import tr as _
 
-WITHOUT_NETWORK = ("classical",)
-"""Methods that trained weights mean nothing to."""
-
 _SHIPPED = Path(__file__).resolve().parents[1] / "Resources" / "Weights"
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from DeepRegistrationLib.catalogue import ACROSS_CONTRASTS
 from DeepRegistrationLib.commands.tables import number
 from DeepRegistrationLib.errors import RegistrationError
 
@@ -36,7 +37,6 @@ NUMBERS = (
 COLUMNS = (VOLUME, VERDICT, *(title for title, _, _ in NUMBERS), SENTENCE)
 
 _ORDER = (FAILED, NOT_DONE, BAD, LOOK, GOOD)
-_ACROSS_CONTRASTS = ("mind", "nmi")
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def worst_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
     any pair was compared across contrasts.
     """
     across = any(
-        (outcome.nodes.quality.get("parameters") or {}).get("similarity_used") in _ACROSS_CONTRASTS
+        (outcome.nodes.quality.get("parameters") or {}).get("similarity_used") in ACROSS_CONTRASTS
         for outcome in outcomes
         if outcome.nodes is not None
     )

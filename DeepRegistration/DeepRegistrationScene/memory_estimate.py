@@ -9,9 +9,9 @@ import numpy as np
 from DeepRegistrationLib.errors import InputError, ResourceError
 from DeepRegistrationLib.frame import Frame
 from DeepRegistrationLib.free_memory import available_memory
-from DeepRegistrationLib.memory import PROGRAM, Request, fitting, usable
+from DeepRegistrationLib.memory import PROGRAM, Request, fitting, in_words, usable
 
-from .choices import Choices
+from .choices import Choices, options_from
 from .geometry import Node, frame_of_volume
 from .made import FIXED, MOVING, made_nodes
 from .parameters import Parameters
@@ -120,12 +120,11 @@ def memory_in_words(request: Request, available: int | None, loaded: bool, resul
 
 def check_room(choices: Choices) -> None:
     """Raise ResourceError where the results of a run would not find room in the scene."""
-    available, options = usable(available_memory()), choices.options
+    available = usable(available_memory())
     request = Request.of(
         frame_of_volume(choices.fixed, choices.results),
         frame_of_volume(choices.moving, choices.results),
-        representation=options["representation"],
-        output_spacing=options["output_spacing"],
+        choices.options,
     )
     size = results_size(request, [name for name, wanted in choices.outputs.items() if wanted is not False])
     if available is not None and size > available:
@@ -135,27 +134,8 @@ def check_room(choices: Choices) -> None:
         )
 
 
-def in_words(size: float) -> str:
-    """A number of bytes."""
-    for unit in ("kB", "MB"):
-        size /= 1000
-        if size < 999.5:
-            return f"{size:.0f} {unit}"
-    return f"{size / 1000:.1f} GB"
-
-
 def _request(p: Parameters, fixed: Frame, moving: Frame, labels: int = 0, masks: int = 0) -> Request:
-    return Request.of(
-        fixed,
-        moving,
-        representation=p.representation,
-        similarity=p.similarity,
-        preset=p.preset,
-        method=p.method,
-        output_spacing=p.output_spacing,
-        labels=labels,
-        masks=masks,
-    )
+    return Request.of(fixed, moving, options_from(p), labels=labels, masks=masks)
 
 
 def _working_spacing(request: Request) -> float:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from DeepRegistrationLib.catalogue import ACROSS_CONTRASTS
+
 GOOD, LOOK, BAD = "good", "look", "bad"
 LEVELS = (GOOD, LOOK, BAD)
 """From best to worst: nothing to do; worth a look; do not use it before having understood why."""
@@ -34,8 +36,6 @@ ALIKE_NCC = 0.98
 
 _NAMED = 5
 """How many landmarks a sentence names."""
-_ACROSS_CONTRASTS = ("mind", "nmi")
-"""Similarities for images of different contrast, where correlation says little."""
 _SIMILARITY_NAMES = {"ncc": "correlation", "nmi": "mutual information"}
 _LANDMARK_KINDS = {"held_out": "landmarks that were not used", "fitted": "landmarks", "given": "landmarks"}
 
@@ -144,7 +144,7 @@ def _labels(numbers: Mapping[str, Any], names: Mapping[str, str]) -> Sentence:
 
 def _similarity(quality: Mapping[str, Any]) -> Sentence:
     used = (quality.get("parameters") or {}).get("similarity_used")
-    key = "nmi" if used in _ACROSS_CONTRASTS else "ncc"
+    key = "nmi" if used in ACROSS_CONTRASTS else "ncc"  # where correlation says little
     before, after = (quality["similarity"][when][key] for when in ("before", "after"))
     numbers = f"({_SIMILARITY_NAMES[key]} {before:.3f} before, {after:.3f} now)"
     if after - before > SIMILARITY_STEP[key]:

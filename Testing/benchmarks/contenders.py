@@ -1,6 +1,6 @@
 """What `report.py` compares: this project's methods and presets, and other tools, as commands to run.
 
-Standard library only: the process that measures others stays small.
+Without numpy and torch: the process that measures others stays small.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from DeepRegistrationLib import catalogue
+
 HERE = Path(__file__).resolve().parent
-OURS = ("classical", "dio", "gradicon", "sitreg", "nephi", "svf-r2net", "nsvf-r2net")
-PRESETS = ("prediction", "fast", "balanced", "accurate")
+OURS, PRESETS = tuple(catalogue.METHODS), tuple(catalogue.PRESETS)
 START = "start"
 """The shared start, measured like a method's result."""
 
@@ -81,7 +82,7 @@ def register(fixed: Path, moving: Path, out: Path, threads: int) -> list[str]:
 def contenders(names: Sequence[str], presets: Sequence[str]) -> list[Contender]:
     """Those of a list of names; a method of this project stands for itself with each of the presets.
 
-    ``classical`` has nothing to predict, so it comes without that preset.
+    What has no network has nothing to predict, so it comes without that preset.
 
     Raises:
         ValueError: there is none of that name.
@@ -92,7 +93,8 @@ def contenders(names: Sequence[str], presets: Sequence[str]) -> list[Contender]:
         if name == START or name in TOOLS:
             found.append(Contender(name))
         elif name in OURS:
-            fitting = [p for p in presets if (name, p) != ("classical", "prediction")]
+            learns = catalogue.METHODS[name].learns
+            fitting = [p for p in presets if learns or p != "prediction"]
             found += [Contender(f"{name}-{p}", name, p) for p in fitting]
         elif method in OURS and preset in PRESETS:
             found.append(Contender(name, method, preset))

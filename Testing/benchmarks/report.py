@@ -133,8 +133,9 @@ class Report:
         accuracy = next(f"{key} {record[key]:.4f}" for key in ("mean_dice", "tre", "nmi") if key in record)
         print(f"{contender.name} {pair.name}: {accuracy}, {record['wall_s']:.1f} s", flush=True)
         if not self.arguments.keep:
-            for file in out.glob("*.[hn]*"):
-                file.unlink()
+            for file in out.iterdir():
+                if file.suffix != ".txt":
+                    file.unlink()
 
     def score(self, pair: Pair, found: Path | None, aligned: Path | None, log: Path) -> Record:
         """Of the transforms in `found` after those in `aligned`."""

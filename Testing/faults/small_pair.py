@@ -21,8 +21,23 @@ QUICK = ("--preset", "fast", "--linear", "none", "--device", "cpu", "--threads",
 
 Done = subprocess.CompletedProcess[str]
 
+N = 18
+FRAME = {
+    "size": [N] * 3,
+    "spacing": [2.0] * 3,
+    "origin": [0.0] * 3,
+    "direction": [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]],
+}
+PARAMETERS = {
+    "frames": {"fixed": FRAME, "moving": FRAME},
+    "options": {"preset": "fast", "linear": "none", "device": "cpu", "threads": 1},
+}
+"""Of the worker's task ``register``, for two balls."""
 
-def ball(n: int = 18, shift: float = 0.0) -> np.ndarray:
+LANDMARKS = {"fixed": [[8.0, 17, 17], [26, 17, 17]], "moving": [[11.0, 17, 17], [29, 17, 17]]}
+
+
+def ball(n: int = N, shift: float = 0.0) -> np.ndarray:
     """A soft ball with texture, (z, y, x) float32."""
     z, y, x = np.mgrid[:n, :n, :n] - (n - 1) / 2
     inside = 1 / (1 + np.exp(2 * (np.sqrt((x - shift) ** 2 + y**2 + z**2) - n / 3)))

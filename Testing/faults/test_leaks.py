@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from DeepRegistrationLib.worker.client import Cancelled, Event, Failed, Finished, Progress, WorkerClient
-from small_pair import ENGINE, ball, write_pair
+from small_pair import ENGINE, LANDMARKS, PARAMETERS, ball, write_pair
 
 FULL = os.environ.get("DEEPREGISTRATION_FAULTS") == "full"
 COUNT = 200 if FULL else 20
@@ -71,16 +71,6 @@ def test_registrations_leave_nothing_behind(tmp_path: Path) -> None:
     assert megabytes - settled[1] < max(8.0, 0.06 * (COUNT - COUNT // 3))
 
 
-N = 18
-FRAME = {
-    "size": [N] * 3,
-    "spacing": [2.0] * 3,
-    "origin": [0.0] * 3,
-    "direction": [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]],
-}
-LANDMARKS = {"fixed": [[8.0, 17, 17], [26, 17, 17]], "moving": [[11.0, 17, 17], [29, 17, 17]]}
-
-
 def look(pid: int) -> tuple[int, int, float]:
     """A process's open files, threads, and memory (MB)."""
     place = Path("/proc") / str(pid)
@@ -108,10 +98,9 @@ def test_a_worker_keeps_nothing(tmp_path: Path, record_property: Callable[[str, 
     rows, here = [], []
     try:
         for k in range(COUNT):
-            options = {"preset": "fast", "linear": "none", "device": "cpu", "threads": 1}
-            options["representation"] = ("diffeomorphic", "b-spline")[k % 2]
-            parameters = {"frames": {"fixed": FRAME, "moving": FRAME}, "options": options}
-            arrays = {"fixed": ball(N), "moving": ball(N, 1.0 + 0.001 * k)}
+            options = {**PARAMETERS["options"], "representation": ("diffeomorphic", "b-spline")[k % 2]}
+            parameters = {**PARAMETERS, "options": options}
+            arrays = {"fixed": ball(), "moving": ball(shift=1.0 + 0.001 * k)}
             stopped = k % 4 == 3
             done = job("register", parameters, arrays, stopped)
             assert isinstance(done, Finished) or stopped, done

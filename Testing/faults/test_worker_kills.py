@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from DeepRegistrationLib.worker.client import Cancelled, Event, Failed, Finished, WorkerClient
 from kills import alive, kill, waited
-from small_pair import ball
+from small_pair import LANDMARKS, PARAMETERS, ball
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,19 +26,7 @@ FULL = os.environ.get("DEEPREGISTRATION_FAULTS") == "full"
 COUNT = 200 if FULL else 3
 SEED = 20240
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV)
-N = 18
-FRAME = {
-    "size": [N] * 3,
-    "spacing": [2.0] * 3,
-    "origin": [0.0] * 3,
-    "direction": [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]],
-}
-PARAMETERS = {
-    "frames": {"fixed": FRAME, "moving": FRAME},
-    "options": {"preset": "fast", "linear": "none", "device": "cpu", "threads": 1},
-}
-LANDMARKS = {"fixed": [[8.0, 17, 17], [26, 17, 17]], "moving": [[11.0, 17, 17], [29, 17, 17]]}
-ARRAYS = {"fixed": ball(N), "moving": ball(N, 1.0)}
+ARRAYS = {"fixed": ball(), "moving": ball(shift=1.0)}
 
 
 def ended(client: WorkerClient, seconds: float = 120) -> Event:

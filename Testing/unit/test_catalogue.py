@@ -10,8 +10,10 @@ import pytest
 from DeepRegistrationLib import catalogue
 from DeepRegistrationLib.linear_stage import STAGES
 from DeepRegistrationLib.methods import METHODS
+from DeepRegistrationLib.objectives import SIMILARITIES
 from DeepRegistrationLib.presets import PRESETS as ENGINE_PRESETS
 from DeepRegistrationLib.presets import SIMILARITY_NAMES
+from DeepRegistrationLib.training import TASKS
 from DeepRegistrationLib.transforms import REPRESENTATIONS
 
 
@@ -21,6 +23,9 @@ def test_the_same_choices_in_the_same_order() -> None:
     assert list(catalogue.SIMILARITIES) == list(SIMILARITY_NAMES)
     assert list(catalogue.PRESETS) == list(ENGINE_PRESETS)
     assert set(catalogue.LINEAR_STAGES) == set(STAGES)
+    across = {name for name, kind in SIMILARITIES.items() if kind.across_contrasts}
+    assert across == set(catalogue.ACROSS_CONTRASTS)
+    assert {name for name, text in catalogue.METHODS.items() if text.learns} == set(TASKS)
 
 
 @pytest.mark.parametrize("name", list(METHODS))

@@ -351,6 +351,20 @@ def test_running_out_of_memory_keeps_the_state(tmp_path: Path) -> None:
     assert same(*(load_checkpoint(tmp_path / name).network for name in "ab"))
 
 
+def test_a_first_step_that_fails_leaves_nothing_to_go_on_from(tmp_path: Path) -> None:
+    """So that the same command works once the reason is gone."""
+
+    class Choosy(Task):
+        def loss(self, *arguments: Any) -> dict[str, Tensor]:
+            raise InputError("Other data are needed.")
+
+    with pytest.raises(InputError, match="Other data"):
+        train(options(tmp_path / "a"), Choosy())
+    assert not (tmp_path / "a" / CHECKPOINT).exists()
+    assert "Other data" in (tmp_path / "a" / "log.txt").read_text()
+    assert train(options(tmp_path / "a"), Task()).step == 20
+
+
 # --- mixed precision ------------------------------------------------------------------------------
 
 

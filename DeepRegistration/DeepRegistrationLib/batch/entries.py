@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..catalogue import ACROSS_CONTRASTS, SIMILARITIES
 from .names import RECORD
 from .pool import Outcome
 from .rows import Row
@@ -31,7 +32,7 @@ NUMBERS = (
     ("inverse_error_mean_mm", ("inverse_consistency", "mean_mm")),
     ("seconds", ("seconds", "total")),
 )
-_ONE_CONTRAST = ("mse", "ncc", "lncc", "adaptive-ncc")
+_ONE_CONTRAST = SIMILARITIES.keys() - {"auto", *ACROSS_CONTRASTS}
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,6 @@ from ..memory import Request
 from ..worker.environment import processors
 from .rows import Row
 
-_COUNTED = ("representation", "similarity", "preset", "method", "output_spacing")
-"""Options that the memory depends on."""
-
 _PROCESS_BYTES = 600 << 20
 """A worker process with its libraries, before it has seen an image."""
 
@@ -44,12 +41,11 @@ def workers_for(rows: Sequence[Row]) -> int:
 def needed_bytes(row: Row) -> int:
     """Memory a row's process needs, from its images' headers; of images without a readable one (which fail
     soon, or are DICOM folders), as little as a process needs."""
-    chosen = {key: row.options[key] for key in _COUNTED if key in row.options}
     try:
         fixed, moving = (_frame(row.options[role]) for role in ("fixed", "moving"))
     except (InputError, RuntimeError):
         return _PROCESS_BYTES
-    return _PROCESS_BYTES + Request.of(fixed, moving, **chosen).estimate().peak
+    return _PROCESS_BYTES + Request.of(fixed, moving, row.options).estimate().peak
 
 
 def _frame(path: str) -> Frame:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from ..catalogue import METHODS as TEXTS
 from ..errors import InputError
 from ..methods import METHODS
 from ..transforms import REPRESENTATIONS
@@ -35,8 +36,10 @@ def run(options: argparse.Namespace) -> None:
     print("Methods\n")
     for method in methods:
         print(f"  {method['name']:<20}{method['title']}. {method['description']}")
-        told = [_told(weights) for weights in method["weights"]] or ["No trained weights come with it."]
-        print("\n".join(f"{'':<22}{line}" for line in told))
+        told = [_told(weights) for weights in method["weights"]]
+        if TEXTS[method["name"]].learns:
+            told = told or ["No trained weights come with it."]
+        print("".join(f"{'':<22}{line}\n" for line in told), end="")
     print("\nTransform representations\n")
     for kind in representations:
         print(f"  {kind['name']:<20}{kind['description']}")

@@ -13,7 +13,7 @@ from .. import resources
 from ..allocator import map_large_blocks
 from ..errors import InputError
 from ..io import read_frame, read_labels
-from ..memory import PROGRAM, Request, fitting, in_voxels, usable
+from ..memory import PROGRAM, Request, fitting, in_voxels, in_words, usable
 from ..options import Options
 from ..pipeline import register
 from ..registration import FEATURE_OUTPUTS, OUTPUTS
@@ -92,15 +92,15 @@ def dry_run(options: argparse.Namespace) -> None:
     available = resources.available_memory()
     found, told = fitting(request, usable(available))
     files = found.file_sizes()
-    free = "unknown" if available is None else in_bytes(available)
+    free = "unknown" if available is None else in_words(available)
     rows = [
         ("fixed image", in_voxels(request.fixed_size)),
         ("moving image", in_voxels(request.moving_size)),
         ("working grid, at most", "none" if found.linear else in_voxels(found.working_size)),
-        ("memory needed, about", in_bytes(found.estimate().peak + PROGRAM)),
+        ("memory needed, about", in_words(found.estimate().peak + PROGRAM)),
         ("memory available", free),
         *(
-            (name, ("up to " if name.endswith(".gz") else "") + in_bytes(size))
+            (name, ("up to " if name.endswith(".gz") else "") + in_words(size))
             for name, size in files.items()
         ),
     ]
@@ -143,19 +143,7 @@ def planned(options: argparse.Namespace) -> Request:
     return Request.of(
         fixed,
         moving,
-        representation=options.representation,
-        similarity=options.similarity,
-        preset=options.preset,
-        method=options.method,
-        output_spacing=options.output_spacing,
+        options,
         labels=labels,
         masks=sum(bool(mask) for mask in (options.fixed_mask, options.moving_mask)),
     )
-
-
-def in_bytes(size: float) -> str:
-    for unit in ("kB", "MB"):
-        size /= 1000
-        if size < 999.5:
-            return f"{size:.0f} {unit}"
-    return f"{size / 1000:.1f} GB"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import InputError
 from ..filters import gaussian_smooth, spatial_gradient
 from ..frame import Volume
 from ..objective import Channel
@@ -22,13 +21,7 @@ class Classical(Method):
     name = "classical"
 
     def predict(self, pair: MethodInput) -> Prediction:
-        """What to compare; nothing is predicted, and weights have no meaning.
-
-        Raises:
-            InputError: there are weights.
-        """
-        if pair.weights is not None:
-            raise InputError("The classical method has no network, so it takes no weights.")
+        """What to compare; nothing is predicted, and no weights are for it."""
         return classical_features(pair)
 
 

@@ -292,9 +292,10 @@ class _Run:
             self.log.validation(self.learner.step, numbers)
 
     def _save_after(self, error: Exception) -> None:
-        """Keep the state before the step that failed."""
+        """Keep the state before the step that failed; before the first there is none to keep."""
         if self.log is not None:
-            self._save_checkpoint()
+            if self.learner.step > 0:
+                self._save_checkpoint()
             self.log.close_row()
             self.log.say(f"stopped at step {self.learner.step}: {error}")
 
