@@ -279,7 +279,8 @@ def _train(commands: argparse._SubParsersAction) -> None:
         "'generated:NAME?option=value&option=value'. anatomy: bodies of many kinds, deformed by known maps, "
         "at any contrast (size, contrast=same|different|mixed, "
         "body=any|head|trunk|limb|gland|abstract, strength and affine: of the deformation, labels and "
-        "landmarks: how many); shapes (size, pairs=any|same, hollow, edge); squares (size, side, apart)",
+        "landmarks: how many, ultrasound and thin: share of such images and of slabs); "
+        "shapes (size, pairs=any|same, hollow, edge); squares (size, side, apart)",
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
@@ -297,6 +298,12 @@ def _train(commands: argparse._SubParsersAction) -> None:
         "--anneal",
         action="store_true",
         help="let the learning rate fall to nothing, along half a cosine, towards the last step",
+    )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        metavar="W",
+        help="also count the distance from the known map of generated data, W for each voxel (default: 0)",
     )
     parser.add_argument(
         "--precision",

@@ -88,18 +88,25 @@ def test_parts_and_the_twice_differentiable_reading_are_the_same_map(shape: tupl
     torch.autograd.grad(slope.square().sum(), p)
 
 
-def test_components_are_x_y_and_a_unit_of_output_is_a_tenth_of_the_box() -> None:
-    image = torch.zeros(1, 1, 6, 10, dtype=DOUBLE)
-    moved = Displace(Constant(1.0, 0.0))(image, image).displacement((6, 10))
-    torch.testing.assert_close(moved[..., 0], torch.full((1, 6, 10), 0.2, dtype=DOUBLE))  # of a box 2 wide
+def test_components_are_x_y_and_a_unit_of_output_is_a_tenth_of_the_training_images_side() -> None:
+    image = torch.zeros(1, 1, 10, 10, dtype=DOUBLE)
+    moved = Displace(Constant(1.0, 0.0), 10)(image, image).displacement((10, 10))
+    torch.testing.assert_close(moved[..., 0], torch.full((1, 10, 10), 0.2, dtype=DOUBLE))  # of a box 2 wide
     assert not moved[..., 1].any()
+
+
+def test_a_unit_of_output_is_as_long_along_all_sides_of_a_thin_image() -> None:
+    image = torch.zeros(1, 1, 4, 20, 10, dtype=DOUBLE)
+    moved = Displace(Constant(1.0, 1.0, 1.0), 10)(image, image).displacement((4, 20, 10))
+    voxels = moved * torch.tensor([10, 20, 4], dtype=DOUBLE) / 2
+    torch.testing.assert_close(voxels, torch.ones_like(voxels))
 
 
 def test_the_second_step_sees_the_moving_image_warped_by_the_first() -> None:
     shape = (6, 10)
     moving, fixed = torch.rand(2, 1, *shape, dtype=DOUBLE), torch.rand(2, 1, *shape, dtype=DOUBLE)
     first, second = Constant(1.0, 0.0), Constant(0.0, 0.5)
-    result = TwoStep(Displace(first), Displace(second))(moving, fixed)
+    result = TwoStep(Displace(first, 10), Displace(second, 6))(moving, fixed)
     # 0.2 normalised units are one voxel of ten: values come from the right
     torch.testing.assert_close(second.seen[:, 0, :, :-1], moving[:, 0, :, 1:])
     assert torch.equal(second.seen[:, 1:], fixed)
@@ -125,11 +132,12 @@ def test_a_step_after_which_nothing_happens_changes_nothing() -> None:
 def test_a_coarse_step_is_its_displacement_upsampled(shape: tuple[int, ...]) -> None:
     images = torch.rand(2, 2, 1, *shape, dtype=DOUBLE)
     network = Sized()
-    found = Downsample(Displace(network))(*images).displacement(shape)
+    found = Downsample(Displace(network, 10))(*images).displacement(shape)
     assert network.seen.shape[2:] == tuple(n // 2 for n in shape)
     mode = "bilinear" if len(shape) == 2 else "trilinear"
-    expected = F.interpolate(network(network.seen), size=shape, mode=mode, align_corners=False) * 0.2
-    torch.testing.assert_close(found, expected.movedim(1, -1))
+    expected = F.interpolate(network(network.seen), size=shape, mode=mode, align_corners=False)
+    box = torch.tensor([n / 2 for n in reversed(shape)], dtype=DOUBLE)  # coarse voxels
+    torch.testing.assert_close(found * box / 2, expected.movedim(1, -1))  # a tenth of ten of them
 
 
 @pytest.mark.parametrize("shape", [(9, 7), (5, 6, 1)])
@@ -140,7 +148,7 @@ def test_odd_sizes_are_neither_stretched_nor_shifted(shape: tuple[int, ...]) -> 
     even = tuple(n + n % 2 if n > 1 else 1 for n in shape)
     pads = [k for n, m in zip(reversed(shape), reversed(even), strict=True) for k in (0, m - n)]
     padded = [F.pad(i, pads, mode="replicate") for i in images]
-    step = Downsample(Displace(Sized()))
+    step = Downsample(Displace(Sized(), 10))
     cut = (slice(None), *(slice(n) for n in shape))
     scale = torch.tensor([m / n for n, m in zip(shape, even, strict=True)][::-1], dtype=DOUBLE)
     expected = step(*padded).displacement(even)[cut] * scale
@@ -164,7 +172,7 @@ class Recorder(nn.Module):
 @pytest.mark.parametrize(("coarser", "sizes"), [(2, [8, 16, 32, 32]), (0, [32] * 4), (3, [4, 8, 16, 32])])
 def test_which_network_sees_which_resolution(coarser: int, sizes: list[int]) -> None:
     log: list[tuple[str, int]] = []
-    step = multi_step([Recorder(name, log) for name in "abcd"], coarser)
+    step = multi_step([Recorder(name, log) for name in "abcd"], coarser, 32)
     step(torch.rand(1, 1, 32, 32), torch.rand(1, 1, 32, 32))
     assert log == list(zip("abcd", sizes, strict=True))
 
@@ -172,7 +180,7 @@ def test_which_network_sees_which_resolution(coarser: int, sizes: list[int]) -> 
 def test_no_network_at_full_resolution() -> None:
     for networks, coarser in (([], 0), ([Constant(0, 0)], 1)):
         with pytest.raises(InputError):
-            multi_step(networks, coarser)
+            multi_step(networks, coarser, 32)
 
 
 def test_reading_repeats_the_border() -> None:

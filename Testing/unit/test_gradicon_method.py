@@ -13,6 +13,7 @@ from DeepRegistrationLib.errors import Cancelled, InputError
 from DeepRegistrationLib.frame import Frame, Volume
 from DeepRegistrationLib.methods import METHODS, MethodInput
 from DeepRegistrationLib.methods.gradicon.predictor import Predictor
+from DeepRegistrationLib.methods.predicting import looks
 from DeepRegistrationLib.objectives import LocalNCC, MeanSquaredError, MindSSC
 from DeepRegistrationLib.prepare import crop, foreground_box, normalised
 from DeepRegistrationLib.presets import PRESETS
@@ -51,14 +52,15 @@ def shift_mm(frame: Frame) -> Tensor:
 
 
 def constant_weights(frame: Frame, sign: float = 1.0, shape: tuple[int, ...] | None = None) -> Weights:
-    """A network that predicts the shift, whatever it sees."""
+    """A network that predicts the shift at the first look, whatever it sees; at the finer one it goes on, too
+    far."""
     torch.manual_seed(0)
     network = Predictor("small", frame.dimension, 1)
-    share = torch.tensor(SHIFT[: frame.dimension]) / torch.tensor(frame.extent)
-    with torch.no_grad():
-        network.step.network.last.bias.copy_(sign * 10 * share)
-    shape = shape or (32,) * frame.dimension
-    return Weights("gradicon", "small", frame.dimension, network.state_dict(), {"shape": list(shape)}, {}, "")
+    convention = {"shape": list(shape or (32,) * frame.dimension)}
+    weights = Weights("gradicon", "small", frame.dimension, network.state_dict(), convention, {}, "")
+    voxels = torch.tensor(SHIFT[: frame.dimension]) / torch.tensor(looks(weights, frame)[0].spacing)
+    weights.state["step.network.last.bias"].copy_(sign * 10 * voxels / network.configuration.size)
+    return weights
 
 
 def pair(d: int, weights: Weights | None) -> MethodInput:

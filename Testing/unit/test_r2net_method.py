@@ -12,6 +12,7 @@ from DeepRegistrationLib import register
 from DeepRegistrationLib.errors import Cancelled, InputError
 from DeepRegistrationLib.frame import Frame, Volume
 from DeepRegistrationLib.methods import METHODS, MethodInput
+from DeepRegistrationLib.methods.predicting import looks
 from DeepRegistrationLib.methods.r2net.network import R2Net
 from DeepRegistrationLib.objectives import LocalNCC, MeanSquaredError, MindSSC
 from DeepRegistrationLib.prepare import crop, foreground_box, normalised
@@ -53,20 +54,22 @@ def shift_mm(frame: Frame) -> Tensor:
 def constant_weights(
     frame: Frame, method: str = "svf-r2net", sign: float = 1.0, shape: tuple[int, ...] | None = None
 ) -> Weights:
-    """A network that predicts the shift, whatever it sees: its U-Net says one, its blocks add nothing."""
+    """A network that predicts the shift at the first look, whatever it sees (at the finer one it goes on, too
+    far): its U-Net says one, its blocks add nothing."""
     torch.manual_seed(0)
     d = frame.dimension
-    shape = shape or (32,) * d
+    convention = {"shape": list(shape or (32,) * d)}
     network = R2Net.named("small", d, FORMS[method])
     with torch.no_grad():
         nn.init.zeros_(network.unet.last.weight)
         nn.init.ones_(network.unet.last.bias)
         nn.init.zeros_(network.velocity.weight)
-        voxels = torch.tensor(SHIFT[:d]) / torch.tensor(frame.extent) * torch.tensor(shape[::-1])
+        first = looks(Weights(method, "small", d, {}, convention, {}, ""), frame)[0]
+        voxels = torch.tensor(SHIFT[:d]) / torch.tensor(first.spacing)
         network.velocity.weight[(slice(None), 0, *(1,) * d)] = sign * 2 * voxels
         for block in network.flow.blocks:
             nn.init.zeros_(block.second.weight)
-    return Weights(method, "small", d, network.state_dict(), {"shape": list(shape)}, {}, "")
+    return Weights(method, "small", d, network.state_dict(), convention, {}, "")
 
 
 def pair(d: int, weights: Weights | None) -> MethodInput:

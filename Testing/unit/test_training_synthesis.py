@@ -126,6 +126,38 @@ def test_every_plan_fills_the_image_with_many_structures(body: str, dimension: i
     assert not torch.equal(seen[0], seen[1])
 
 
+def test_slabs_are_thin_and_of_one_size_in_a_step() -> None:
+    pairs, plain = source("size=32&thin=0.5&landmarks=4", 3), source("size=32&landmarks=4", 3)
+    shapes = [tuple(pairs.batch(1, 0, step).fixed.shape[2:]) for step in range(24)]
+    slabs = [shape for shape in shapes if shape != (32, 32, 32)]
+    assert 4 < len(slabs) < 20 and {min(shape) for shape in slabs} <= {8, 12}
+    assert all(sorted(shape)[1:] == [40, 40] and not any(n % 4 for n in shape) for shape in slabs)
+    assert {shape.index(min(shape)) for shape in slabs} == {0, 1, 2}
+    thin, cube = (
+        next(k for k, s in enumerate(shapes) if (s in slabs) is is_slab) for is_slab in (True, False)
+    )
+    both = pairs.batch(2, 0, thin)  # however many processes share the step
+    assert equal(both, pairs.batch(1, 0, thin, first=1), 1)
+    assert equal(pairs.batch(2, 0, cube), plain.batch(2, 0, cube))  # cubes are what they are without slabs
+
+
+def test_a_slab_is_the_middle_of_a_body_and_its_map_fits() -> None:
+    """The outermost voxels still show the body, which a whole image of it would leave to the air."""
+    pairs = source("size=40&thin=1&body=head&contrast=same&labels=32", 3)
+    before, after = [], []
+    for step in range(6):
+        made = pairs.batch(1, 0, step)
+        axis = int(np.argmin(made.fixed.shape[2:]))
+        ends = made.fixed_labels[0].sum(0).movedim(axis, 0)[[0, -1]]
+        assert float((ends > 0).float().mean()) > 0.05
+        goal = voxel_centres(made.fixed.shape[2:], made.displacement) + made.displacement
+        seen = (goal.abs() < 1).all(-1)[0]
+        warped = read_at(made.moving_labels, goal)[0]
+        before.append(overlap(made.moving_labels[0][:, seen] > 0.5, made.fixed_labels[0][:, seen] > 0.5))
+        after.append(overlap(warped[:, seen] > 0.5, made.fixed_labels[0][:, seen] > 0.5))
+    assert np.median(after) > 0.7 and np.median(after) > np.median(before) + 0.15
+
+
 def test_everything_is_made_on_the_device_asked_for() -> None:
     """A tensor made without saying where lands on another device, and fails when it meets the rest."""
     for text in ("body=head", "body=trunk", "contrast=different"):
@@ -184,6 +216,8 @@ def test_strength_and_affine_scale_the_map() -> None:
         ("affine=9", "affine"),
         ("labels=0", "labels"),
         ("landmarks=-3", "landmarks"),
+        ("thin=1.5", "thin"),
+        ("thin=0.5", "slabs"),
         ("colour=1", "no option 'colour'"),
     ],
 )

@@ -35,6 +35,7 @@ def run(options: argparse.Namespace) -> int:
                 options.batch,
                 options.precision,
                 True if options.anneal else None,
+                options.guidance,
                 None if options.start is None else Path(options.start),
                 options.resume,
                 options.max_minutes,

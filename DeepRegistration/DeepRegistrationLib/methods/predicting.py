@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +21,7 @@ from ..transforms import FieldTransform
 from ..weights import Weights
 from .base import Method, MethodInput, Prediction
 from .classical import classical_features
-from .maps import BatchMap, read_at
+from .maps import BatchMap, ComposedMap, read_at
 
 _NO_WEIGHTS = (
     "There are no trained weights for {title}, so it starts from no prediction: the result is what the "
@@ -32,6 +33,11 @@ NO_HELP = (
 )
 
 
+_LOOKS = (0.75, 1.4)
+"""Voxels along a side, times those of the training images, of the looks a network takes at a pair. Networks
+know shapes by their voxels: the coarser look sees large shifts as smaller ones, the finer one more detail."""
+
+
 class PredictingMethod(Method):
     """A method whose map is where the solver starts; what is compared are the images themselves.
 
@@ -41,9 +47,11 @@ class PredictingMethod(Method):
     def predict(self, pair: MethodInput) -> Prediction:
         """The network's map from the fixed frame's box to itself, before the linear map.
 
-        Fixed and linearly aligned moving image are cut to the lattice the network was trained on, over
-        the fixed image's box; the map is evaluated on the lattice the solver works on. A map that makes
-        the images less alike is left out, with a warning.
+        Fixed and linearly aligned moving image are cut to about as many voxels as the network was trained on,
+        over the fixed image's box, a coarser and then a finer time; the second time the moving image is
+        warped by what the first one found, and the maps are composed. The result is evaluated on the lattice
+        the solver works on. A map that makes the images less alike is left out; with a warning, if that
+        leaves none.
 
         Raises:
             InputError: the weights do not fit the network.
@@ -54,12 +62,18 @@ class PredictingMethod(Method):
             return replace(plain, warnings=(_NO_WEIGHTS.format(title=self.title),))
         pair.report("Predicting", 0.0)
         network = self.network(pair.weights).to(pair.fixed.data.device)
-        frame = trained_frame(pair.weights, pair.fixed.frame)
-        fixed, moving = network_images(pair, frame)
-        found = self.proposal(network, moving, fixed, frame, pair)
+        found: BatchMap | None = None
+        for frame in looks(pair.weights, pair.fixed.frame):
+            fixed, moving = network_images(pair, frame)
+            if found is not None:
+                moving = read_at(moving, found.on_grid(frame.shape))
+            further = self.proposal(network, moving, fixed, frame, pair)
+            with torch.no_grad():
+                if improves(further, moving, fixed, pair.similarity.at(frame.spacing)):
+                    found = further if found is None else ComposedMap(found, further)
+        if found is None:
+            return replace(plain, warnings=(NO_HELP.format(title=self.title),))
         with torch.no_grad():
-            if not improves(found, moving, fixed, pair.similarity.at(frame.spacing)):
-                return replace(plain, warnings=(NO_HELP.format(title=self.title),))
             finest = finest_frame(pair.preset, pair.fixed.frame)
             start = FieldTransform(Field(found.displacement(finest.shape)[0], finest))
         pair.report("Predicting", 1.0)
@@ -80,8 +94,11 @@ class PredictingMethod(Method):
         """The pull-back that brings moving onto fixed, images (1, 1, *S) on `frame`; no gradients kept."""
 
 
-def trained_frame(weights: Weights, frame: Frame) -> Frame:
-    """The box of `frame` cut into as many voxels as the training images had.
+def looks(weights: Weights, frame: Frame) -> list[Frame]:
+    """The box of `frame` cut into voxels equally long on all sides, coarser and finer (`_LOOKS`).
+
+    About as many as the training images had, and not finer than `frame` itself, whose details are all there
+    is to see: then one look is all.
 
     Raises:
         InputError: the weights do not tell.
@@ -89,7 +106,10 @@ def trained_frame(weights: Weights, frame: Frame) -> Frame:
     shape = weights.convention.get("shape", [])
     if len(shape) != frame.dimension:
         raise InputError("The weights file does not say for what size of image the network was trained.")
-    return frame.resized(tuple(reversed(shape)))
+    side = float(np.prod(frame.extent) / np.prod(shape)) ** (1 / frame.dimension)
+    finest = float(np.prod(frame.extent) / frame.voxels) ** (1 / frame.dimension)
+    steps = [max(side / share, finest) for share in _LOOKS]
+    return [frame.with_spacing(step) for step in dict.fromkeys(steps)]
 
 
 def network_images(pair: MethodInput, frame: Frame) -> tuple[Tensor, Tensor]:

@@ -28,6 +28,7 @@ class Batch:
         spacing: of a voxel, mm, (x, y, z).
         displacement: the true map where it is known, (B, *S, d), pull-back from fixed to moving, in
             normalised units of the lattice, or None.
+        guidance: weight of the distance from it in the loss (see guidance.py).
     """
 
     fixed: Tensor
@@ -38,6 +39,7 @@ class Batch:
     moving_landmarks: Tensor | None
     spacing: tuple[float, ...]
     displacement: Tensor | None = None
+    guidance: float = 0.0
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""

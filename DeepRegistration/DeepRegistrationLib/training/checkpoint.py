@@ -18,7 +18,7 @@ from ..errors import InputError
 from ..weights import read_plain
 
 CHECKPOINT = "checkpoint.pt"
-_FORMAT = "deepregistration-checkpoint-2"
+_FORMAT = "deepregistration-checkpoint-3"
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class Learner:
         batch: pairs in a step, per process; None takes the stages' own.
         precision: see `TrainingOptions`.
         anneal: see `TrainingOptions`.
+        guidance: see `TrainingOptions`.
         grown: stages whose changes to the network it has from the beginning.
         start: weights to begin with; of a network that has grown that far.
         before: state to go on from.
@@ -64,11 +65,13 @@ class Learner:
         batch: int | None = None,
         precision: str | None = None,
         anneal: bool = False,
+        guidance: float = 0.0,
         grown: int = 0,
         start: Weights | None = None,
     ) -> None:
         self.task, self.steps, self.seed, self.processes = task, steps, seed, processes
-        self._dimension, self._grown, self._anneal = dimension, grown, anneal
+        self._dimension, self._grown = dimension, grown
+        self._anneal, self._guidance = anneal, guidance
         stages = task.stages(configuration)
         self.stages = tuple(replace(stage, batch=batch or stage.batch) for stage in stages)
         self._bounds = _bounds(self.stages, steps)
@@ -185,7 +188,12 @@ class Learner:
         for kept, running in zip(self._kept, self._running, strict=True):
             kept.copy_(running)
         self.optimiser.zero_grad(set_to_none=True)
-        terms = self._module(batch.to(self.processes.device), self.step / self.steps, generator)
+        if self._guidance and batch.displacement is None:
+            raise InputError("--guidance needs data whose true map is known, as generated:anatomy.")
+        batch = replace(batch.to(self.processes.device), guidance=self._guidance)
+        terms = self._module(batch, self.step / self.steps, generator)
+        if self._guidance and "error" not in terms:
+            raise InputError(f"{self.task.method} is not trained on maps, so --guidance does not serve it.")
         self._scaler.scale(terms["loss"]).backward()
         self._scaler.unscale_(self.optimiser)
         return {**terms, "gradient": nn.utils.clip_grad_norm_(self.network.parameters(), self.task.clip)}

@@ -128,6 +128,7 @@ class _Run:
             given["batch"],
             given["precision"],
             bool(given["anneal"]),
+            given["guidance"] or 0.0,
             given["start"]["stage"] if given["start"] else 0,
             start,
         )
@@ -310,7 +311,7 @@ class _Run:
     def _save_weights(self) -> str:
         hardware, learner = environment(self.processes.device), self.learner
         record = {
-            **{name: self.settings[name] for name in ("data", "seed", "shape", "start")},
+            **{name: self.settings[name] for name in ("data", "seed", "shape", "start", "guidance")},
             "processes": self.processes.count,
             "pairs_per_step": self.pairs[: learner.stage_index + 1],
             "steps": learner.step,

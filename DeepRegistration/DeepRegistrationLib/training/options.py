@@ -11,7 +11,10 @@ from ..catalogue import PRECISIONS
 from ..errors import InputError
 from .checkpoint import CHECKPOINT, Checkpoint, load_checkpoint
 
-_IDENTITY = ("method", "configuration", "data", "steps", "dimension", "seed", "batch", "precision", "anneal")
+_IDENTITY = (
+    *("method", "configuration", "data", "steps", "dimension", "seed"),
+    *("batch", "precision", "anneal", "guidance"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class TrainingOptions:
             ``float32``, or ``bfloat16``, up to 1.6 times as fast on processors made for it.
         anneal: let the learning rate fall to nothing along half a cosine, on top of the method's own
             schedule; None is False.
+        guidance: weight of the distance from the known map, voxels, in the loss of a method that predicts
+            maps; needs data that know it. None is 0, the method's own loss.
         start: weights file to begin with in the place of random ones: same method, configuration and
             dimension, any size of image; with `resume` it cannot be given again.
         resume: go on from the folder's checkpoint; what is None is then taken from it.
@@ -52,6 +57,7 @@ class TrainingOptions:
     batch: int | None = None
     precision: str | None = None
     anneal: bool | None = None
+    guidance: float | None = None
     start: Path | None = None
     resume: bool = False
     max_minutes: float | None = None
@@ -99,6 +105,7 @@ class TrainingOptions:
         checks: tuple[tuple[str, float | None, Callable[[float], bool], str], ...] = (
             ("steps", self.steps, lambda v: v >= 1, "at least 1"),
             ("batch", self.batch, lambda v: v >= 1, "at least 1"),
+            ("guidance", self.guidance, lambda v: 0 <= v < float("inf"), "0 or more"),
             ("seed", self.seed, lambda v: 0 <= v < 2**63, "0 or more"),
             ("max-minutes", self.max_minutes, lambda v: v > 0, "above 0"),
             ("checkpoint-minutes", self.checkpoint_minutes, lambda v: v > 0, "above 0"),

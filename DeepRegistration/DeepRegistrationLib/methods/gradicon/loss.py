@@ -40,7 +40,12 @@ class PairLoss:
             moving, fixed: (B, 1, *S) in [0, 1] on one lattice.
             generator: draws the points of the penalty.
         """
-        forward, backward = both_directions(network, moving, fixed)
+        return self.of_maps(*both_directions(network, moving, fixed), moving, fixed, generator)
+
+    def of_maps(
+        self, forward: BatchMap, backward: BatchMap, moving: Tensor, fixed: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The same of the maps of fixed to moving and of moving to fixed points."""
         # Inside, coordinates and moments need float32 whatever the networks ran in.
         with torch.autocast(moving.device.type, enabled=False):
             similarity = self._unlike(forward, moving, fixed) + self._unlike(backward, fixed, moving)

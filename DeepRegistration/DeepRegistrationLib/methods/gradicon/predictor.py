@@ -103,7 +103,7 @@ class Predictor(Step):
             )
         self.configuration, self.dimension, self.count = CONFIGURATIONS[configuration], dimension, count
         networks = [self._network() for _ in range(count)]
-        self.step = multi_step(networks, min(_COARSER, count - 1))
+        self.step = multi_step(networks, min(_COARSER, count - 1), self.configuration.size)
 
     @classmethod
     def from_weights(cls, weights: Weights) -> Predictor:
@@ -118,7 +118,8 @@ class Predictor(Step):
     def extend(self) -> None:
         """Append one more network at full resolution; its output is zero, so nothing changes yet."""
         like = next(self.parameters())
-        self.step = TwoStep(self.step, Displace(self._network().to(like)))
+        last = Displace(self._network().to(like), self.configuration.size)
+        self.step = TwoStep(self.step, last)
         self.count += 1
 
     def pair_loss(self, similarity: Similarity | None = None) -> PairLoss:

@@ -16,8 +16,9 @@ from ...errors import InputError
 from ...networks.tall_unet import halved
 from ..maps import BatchMap, ComposedMap, FieldMap, LargerBoxMap, read_at
 
-_SHARE_OF_BOX = 0.1
-"""A network's output of one moves a point by this share of the box (published: output / 10 in [0, 1])."""
+_SHARE_OF_SIDE = 0.1
+"""A network's output of one moves a point by this share of the training images' side (published: output / 10
+in [0, 1])."""
 
 
 class Step(nn.Module):
@@ -30,19 +31,24 @@ class Step(nn.Module):
 class Displace(Step):
     """One network: its output is the displacement on the images' own lattice.
 
+    Lengths are counted in voxels, as the convolutions see them, so that images of other sizes and of unequal
+    sides are understood like those of the training; for those it is what was published.
+
     Args:
         network: (B, 2 C, *S) to (B, d, *S): moving and fixed image side by side.
+        side: voxels along each side of the images it is trained on.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, side: float) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.reach = network, _SHARE_OF_SIDE * side
 
     def forward(self, moving: Tensor, fixed: Tensor) -> FieldMap:
         raw = self.network(torch.cat([moving, fixed], 1))
         # Coordinates need more digits than mixed precision leaves; the box is 2 units wide.
         exact = raw if raw.dtype == torch.float64 else raw.float()
-        return FieldMap(exact.movedim(1, -1) * (2 * _SHARE_OF_BOX))
+        voxel = 2 / exact.new_tensor(exact.shape[:1:-1])
+        return FieldMap(exact.movedim(1, -1) * (self.reach * voxel))
 
 
 class TwoStep(Step):
@@ -81,8 +87,10 @@ class Downsample(Step):
         return result if set(ratio) == {1.0} else LargerBoxMap(result, ratio)
 
 
-def multi_step(networks: Sequence[nn.Module], coarser: int) -> Step:
+def multi_step(networks: Sequence[nn.Module], coarser: int, side: float) -> Step:
     """The networks as one step, the first `coarser` of them at 2^coarser, ..., 4, 2 times coarser voxels.
+
+    `side` is that of the training images, voxels.
 
     `multi_step([a, b, c, d], 2)` is TwoStep(TwoStep(Down(TwoStep(Down(a), b)), c), d): the published
     predictor, whose first training stage has no d.
@@ -92,7 +100,8 @@ def multi_step(networks: Sequence[nn.Module], coarser: int) -> Step:
     """
     if not 0 <= coarser < len(networks):
         raise InputError("At least one network of a multi-step predictor has to see the full resolution.")
-    step: Step = Displace(networks[0])
+    step: Step = Displace(networks[0], side / 2**coarser)
     for k, network in enumerate(networks[1:]):
-        step = TwoStep(Downsample(step) if k < coarser else step, Displace(network))
+        here = Displace(network, side / 2 ** max(0, coarser - k - 1))
+        step = TwoStep(Downsample(step) if k < coarser else step, here)
     return step

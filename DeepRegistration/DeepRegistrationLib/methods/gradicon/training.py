@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ...training.base import Batch, Stage, TrainingTask
+from ...training.guidance import guided
+from .loss import both_directions
 from .predictor import CONFIGURATIONS, FIRST_STAGE, Configuration, Predictor
 
 
@@ -41,7 +43,12 @@ class GradIconTask(TrainingTask):
     def loss(
         self, network: nn.Module, batch: Batch, done: float, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        return network.pair_loss()(network, batch.moving, batch.fixed, generator)
+        maps = both_directions(network, batch.moving, batch.fixed)
+        terms = network.pair_loss().of_maps(*maps, batch.moving, batch.fixed, generator)
+        if batch.guidance:
+            shape = batch.fixed.shape[2:]
+            return guided(terms, maps[0].displacement(shape), batch.displacement, batch, shape)
+        return terms
 
     def displacement(self, network: nn.Module, batch: Batch) -> Tensor:
         return network(batch.moving, batch.fixed).displacement(batch.fixed.shape[2:])

@@ -8,9 +8,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ...interpolation import read_at
 from ...training.base import Batch, Stage, TrainingTask
+from ...training.guidance import guided
 from .loss import BatchImages
 from .predictor import CONFIGURATIONS, Configuration, Predictor
+
+_GUIDES = 4096
+"""Points at which the map is compared with a known one."""
 
 
 class NePhiTask(TrainingTask):
@@ -46,7 +51,13 @@ class NePhiTask(TrainingTask):
     ) -> dict[str, Tensor]:
         maps = network(batch.fixed, batch.moving)
         with torch.autocast(batch.fixed.device.type, enabled=False):
-            return network.loss()(maps, BatchImages(batch.fixed, batch.moving), generator)
+            terms = network.loss()(maps, BatchImages(batch.fixed, batch.moving), generator)
+            if batch.guidance:
+                points = 2 * torch.rand(_GUIDES, len(batch.spacing), generator=generator) - 1
+                points = points.to(batch.fixed).expand(len(batch.fixed), -1, -1)
+                known = read_at(batch.displacement.movedim(-1, 1), points).movedim(1, -1)
+                return guided(terms, maps.forward(points) - points, known, batch, batch.fixed.shape[2:])
+            return terms
 
     def displacement(self, network: nn.Module, batch: Batch) -> Tensor:
         return network(batch.fixed, batch.moving).forward.displacement(batch.fixed.shape[2:])

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...interpolation import read_at
 from ...objectives import LocalNCC, MeanSquaredError, Similarity, fold_penalty
 from ...training.base import Batch
+from ...training.guidance import guided
 from .network import Configuration, InitialVelocity, R2Net
 
 MEASURES: Mapping[str, Similarity] = {"mse": MeanSquaredError(), "lncc": LocalNCC(3)}
@@ -67,7 +68,11 @@ class PairLoss:
                 prior = smooth_prior(initial, self.smoothness)
         scale = self.similarity / (2 * self.deviation**2)
         loss = scale * unlike + self.prior * prior + self.folds * folds
-        return {"loss": loss, "similarity": unlike, "prior": prior, "folds": folds}
+        terms = {"loss": loss, "similarity": unlike, "prior": prior, "folds": folds}
+        if batch.guidance:
+            known = batch.displacement.repeat_interleave(self.samples, 0)
+            return guided(terms, found.field, known, batch, batch.fixed.shape[2:])
+        return terms
 
 
 def standard_prior(initial: InitialVelocity) -> Tensor:

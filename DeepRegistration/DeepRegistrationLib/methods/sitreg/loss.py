@@ -10,6 +10,7 @@ from torch import Tensor
 from ...interpolation import read_at
 from ...objectives import LocalNCC, Similarity, diffusion
 from ...training.base import Batch
+from ...training.guidance import guided
 from .network import SitRegNetwork
 
 
@@ -48,8 +49,12 @@ class PairLoss:
             displacements = found.deformation.displacement(shape)
             rough = torch.stack([diffusion(u, extent) for u in displacements])
             smoothness = rough.mean() / len(shape) ** 2
-        return {
-            "loss": similarity + self.weight * smoothness,
-            "similarity": similarity,
-            "smoothness": smoothness,
-        }
+            terms = {
+                "loss": similarity + self.weight * smoothness,
+                "similarity": similarity,
+                "smoothness": smoothness,
+            }
+            if batch.guidance:
+                forward = found.directions()[0].displacement(shape)
+                return guided(terms, forward, batch.displacement, batch, shape)
+        return terms

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,14 +22,14 @@ from ..base import Batch
 from ..generated import GeneratedPairs, choice
 from .appearance import random_contrast, render, texture
 from .canvas import MARGIN, Canvas
-from .deformation import random_deformation
+from .deformation import Deformation, random_deformation
 from .plans import PLANS
 
 _SHARES = {"head": 0.25, "trunk": 0.3, "limb": 0.1, "gland": 0.15, "abstract": 0.2}
-_ULTRASOUND = 0.12
-"""Of images, where contrasts may differ."""
-
 _HELD_OUT = 128
+
+_SLABS = 2
+"""Sets the draws that decide on slabs apart from all others (`PairSource`)."""
 
 _LEAST_VOXELS = 0.0005
 """A structure smaller than this share of an image is not among its labels."""
@@ -45,6 +46,44 @@ class Pair:
     displacement: Tensor
 
 
+@dataclass(frozen=True)
+class Cut:
+    """What of a body an image shows.
+
+    Attributes:
+        drawn: shape of the lattice that body and deformation are drawn on.
+        whole: shape of one that would show all of the body; None where `drawn` does.
+        kept: the part of `drawn` that is the image.
+    """
+
+    drawn: tuple[int, ...]
+    whole: tuple[int, ...] | None = None
+    kept: tuple[slice, ...] = ()
+
+    @classmethod
+    def slab(cls, shape: tuple[int, ...], draw: np.random.Generator) -> Cut:
+        """A slab across any axis; more is drawn, since a deformation moves parts into it and out of it.
+
+        Its sides are multiples of four, as networks that halve them twice need.
+        """
+        axis, share = int(draw.integers(3)), float(draw.uniform(1 / 6, 1 / 3))
+        wide = [max(8, 4 * round(1.25 * n / 4)) for n in shape]
+        thick, beyond = max(8, 4 * round(share * shape[axis] / 4)), -(-shape[axis] // 8)
+        drawn, kept = list(wide), [slice(None)] * 3
+        drawn[axis], kept[axis] = thick + 2 * beyond, slice(beyond, beyond + thick)
+        return cls(tuple(drawn), tuple(wide), tuple(kept))
+
+    def of(self, moved: Deformation) -> Deformation:
+        """The part of a deformation; its displacement in units of the image's own lattice."""
+        if not self.kept:
+            return moved
+        fixed, moving, displacement = (
+            v[self.kept].contiguous() for v in (moved.fixed, moved.moving, moved.displacement)
+        )
+        sides = zip(self.drawn[::-1], fixed.shape[-2::-1], strict=True)
+        return Deformation(fixed, moving, displacement * displacement.new_tensor([n / m for n, m in sides]))
+
+
 class AnatomyPairs(GeneratedPairs):
     """Made-up anatomy.
 
@@ -55,6 +94,9 @@ class AnatomyPairs(GeneratedPairs):
         affine: of the part of the map that turns, scales and shifts, as a linear stage leaves behind.
         labels: structures with a label, drawn anew for each pair.
         landmarks: points on borders of structures; 0 for none.
+        ultrasound: share of the images that are of that kind, where contrasts differ.
+        thin: share of the steps (3-D) whose pairs are slabs: the middle of a wider body, a sixth to a third
+            as thick as the other images are, and a quarter wider.
     """
 
     size = 64
@@ -66,6 +108,8 @@ class AnatomyPairs(GeneratedPairs):
         "affine": float,
         "labels": int,
         "landmarks": int,
+        "ultrasound": float,
+        "thin": float,
     }
 
     def __init__(
@@ -78,9 +122,12 @@ class AnatomyPairs(GeneratedPairs):
         affine: float = 1.0,
         labels: int = 8,
         landmarks: int = 16,
+        ultrasound: float = 0.12,
+        thin: float = 0.0,
     ) -> None:
         super().__init__(spec, shape)
-        for name, value, most in (("strength", strength, 2), ("affine", affine, 4)):
+        shares = {"ultrasound": (ultrasound, 1), "thin": (thin, 1)}
+        for name, (value, most) in {"strength": (strength, 2), "affine": (affine, 4), **shares}.items():
             if not 0 <= value <= most:
                 raise InputError(f"The {name} of '{spec}' has to be 0 to {most}.")
         if not 1 <= labels <= 32 or not 0 <= landmarks <= 1000:
@@ -88,10 +135,28 @@ class AnatomyPairs(GeneratedPairs):
         self._contrast, self._body = contrast, body
         self._strength, self._affine = strength, affine
         self._labels, self._landmarks = labels, landmarks
+        if thin and self.dimension != 3:
+            raise InputError(f"'{spec}' asks for slabs, which only images of three dimensions can be.")
+        self._ultrasound, self._thin, self._cut = ultrasound, thin, Cut(shape)
 
     @property
     def held_out_count(self) -> int:
         return _HELD_OUT
+
+    def batch(self, count: int, seed: int, step: int, first: int = 0) -> Batch:
+        return super(AnatomyPairs, self._cut_for(_SLABS, seed, step)).batch(count, seed, step, first)
+
+    def held_out(self, index: int) -> Batch:
+        return super(AnatomyPairs, self._cut_for(_SLABS, index)).held_out(index)
+
+    def _cut_for(self, *key: int) -> AnatomyPairs:
+        """This source, or what draws slabs; all pairs of a step, in all processes, are of one size."""
+        draw = np.random.default_rng(key)
+        if not self._thin or draw.random() >= self._thin:
+            return self
+        slabs = copy(self)
+        slabs._cut = Cut.slab(self.shape, draw)
+        return slabs
 
     @torch.no_grad()
     def _pairs(self, draws: Sequence[np.random.Generator], held_out: bool, index: int = 0) -> Batch:
@@ -122,11 +187,12 @@ class AnatomyPairs(GeneratedPairs):
         body = self._body
         if body == "any":
             body = str(draw.choice(list(_SHARES), p=list(_SHARES.values())))
-        canvas = Canvas(self.shape, draw, self.device)
+        canvas = Canvas(self._cut.drawn, draw, self.device, self._cut.whole)
         PLANS[body](canvas)
-        moved = random_deformation(self.shape, draw, self._strength, self._affine, self.device)
+        moved = random_deformation(self._cut.drawn, draw, self._strength, self._affine, self.device)
+        moved = self._cut.of(moved)
         same = self._contrast == "same" or (self._contrast == "mixed" and draw.random() < 0.5)
-        sound = 0.0 if same else _ULTRASOUND
+        sound = 0.0 if same else self._ultrasound
         first = random_contrast(canvas.tissues, draw, sound)
         second = first.varied(draw) if same else random_contrast(canvas.tissues, draw, sound)
         pattern = texture(canvas)

@@ -1,7 +1,8 @@
 """A label map in the making: shapes painted over shapes, inside and along one another.
 
-Lengths are in *units*: half the mean side of the image. The canvas reaches a fifth beyond the image on all
-sides and has finer voxels, so that images of it show partial volumes and a deformation does not leave it.
+Lengths are in *units*: half the mean side of the image, or of the whole it is a part of. The canvas reaches
+a fifth beyond the image on all sides and has finer voxels, so that images of it show partial volumes and a
+deformation does not leave it.
 """
 
 from __future__ import annotations
@@ -76,22 +77,35 @@ class Canvas:
     Attributes:
         labels: (*S) uint8; 0 where nothing was painted.
         tissues: the tissue of each label.
-        extent: half the image's sides, units, (x, y, z).
+        extent: half the sides of the image, or of the whole it is a part of, units, (x, y, z).
         points: (d, *S) coordinates in which shapes are simple: turned and bent a little.
         rough: (3, *S) smooth noise, coarse to fine, variance one.
         unit: voxels of the canvas in one unit.
     """
 
     def __init__(
-        self, shape: tuple[int, ...], draw: np.random.Generator, device: torch.device | str = "cpu"
+        self,
+        shape: tuple[int, ...],
+        draw: np.random.Generator,
+        device: torch.device | str = "cpu",
+        whole: tuple[int, ...] | None = None,
     ) -> None:
-        n = np.array(shape[::-1])
+        """
+        Args:
+            shape: of the image, array order.
+            draw: where the numbers come from.
+            device: where it is painted.
+            whole: the shape of an image of all there is to see, where this one shows its middle.
+        """
+        n, all_sides = np.array(shape[::-1]), np.array((whole or shape)[::-1])
         size = np.ceil(n * MARGIN * FINENESS).astype(int)
         self.draw, self.device, self.dimension = draw, device, len(shape)
-        self.extent = n / n.mean()
-        self._size, self.unit = size, float(n.mean() / 2 * FINENESS)
+        self.extent = all_sides / all_sides.mean()
+        self._size, self.unit = size, float(all_sides.mean() / 2 * FINENESS)
         frame = Frame.regular(tuple(size.tolist()))
-        self._reach = torch.tensor(MARGIN * self.extent, dtype=torch.float32, device=device)
+        reach = MARGIN * n / all_sides.mean()
+        self._voxels_a_unit = size / (2 * reach)
+        self._reach = torch.tensor(reach, dtype=torch.float32, device=device)
         smooth = self._smooth()
         self._turn = _rotation(draw.normal(0, 0.15, (self.dimension,) * 2))
         turn = torch.from_numpy(self._turn).float().to(device)
@@ -152,7 +166,7 @@ class Canvas:
         self, low: np.ndarray, high: np.ndarray, within: Region | None = None
     ) -> list[tuple[slice, ...]]:
         """The same for N pairs of corners (N, d)."""
-        scale = self._size / (2 * MARGIN * self.extent)
+        scale = self._voxels_a_unit
         least, most = np.zeros(self.dimension, int), self._size
         if within is not None:
             least, most = np.array([(b.start, b.stop) for b in within.box[::-1]]).T
@@ -232,6 +246,8 @@ class Canvas:
         The furrows lie where a smooth random function is zero; it is read on a sphere around the middle
         (with `halves` around the middle of the left and of the right half) and changes little along rays.
         """
+        if not bool((region.distance < 0).any()):
+            return region  # a slab may miss it
         lattice = 64
         here = self.points[(slice(None), *region.box)]
         weight = (region.distance < 0).float()

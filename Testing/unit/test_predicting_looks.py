@@ -1,0 +1,85 @@
+"""The looks a network takes at a pair: which lattices, and what becomes of what they find."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from DeepRegistrationLib.frame import Frame, Volume
+from DeepRegistrationLib.methods import METHODS, MethodInput
+from DeepRegistrationLib.methods.maps import FieldMap
+from DeepRegistrationLib.methods.predicting import looks
+from DeepRegistrationLib.objectives import LocalNCC
+from DeepRegistrationLib.presets import PRESETS
+from DeepRegistrationLib.transforms import LinearTransform
+from DeepRegistrationLib.weights import Weights
+from torch import Tensor, nn
+
+SITREG = METHODS["sitreg"]
+
+
+def weights(*shape: int) -> Weights:
+    return Weights("sitreg", "small", len(shape), {}, {"shape": list(shape)}, {}, "")
+
+
+def test_voxels_are_equally_long_and_a_thin_box_stays_thin() -> None:
+    frame = Frame.regular((200, 180, 18), (1.0, 1.0, 1.0))
+    coarse, fine = looks(weights(48, 48, 48), frame)
+    for found, share in ((coarse, 0.75), (fine, 1.4)):
+        assert found.voxels == pytest.approx(48**3 * share**3, rel=0.15)
+        assert max(found.spacing) < 1.15 * min(found.spacing)
+        assert found.extent == pytest.approx(frame.extent)
+    assert coarse.size[2] < coarse.size[0] / 8
+
+
+def test_no_look_is_finer_than_the_image() -> None:
+    small = Frame.regular((24, 20, 18), 2.0)
+    (only,) = looks(weights(48, 48, 48), small)
+    assert only.size == small.size
+    coarse, fine = looks(weights(22, 22, 22), small)
+    assert coarse.voxels < fine.voxels <= 1.05 * small.voxels
+
+
+def blob(frame: Frame, at: float) -> Volume:
+    """A soft ball, shifted along x by so many mm, LPS."""
+    points = frame.points()
+    away = (points - torch.tensor([at, 0.0], dtype=torch.float64)).norm(dim=-1)
+    texture = 0.2 * torch.sin(points[..., 0] - at) * torch.cos(0.7 * points[..., 1])
+    return Volume((torch.sigmoid(12 - away) * (0.7 + texture))[None].float(), frame)
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [((4.0, 2.0), 6.0), ((-5.0, 2.0), 2.0), ((6.0, 3.0), 6.0), ((-4.0, -2.0), None)],
+)
+def test_what_helps_is_composed_and_the_rest_left_out(
+    steps: tuple[float, float], expected: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The true shift is 6 mm; the second look sees what the first has left of it."""
+    frame = Frame.regular((64, 64), 1.0)
+    seen: list[Tensor] = []
+
+    def proposal(network: object, moving: Tensor, fixed: Tensor, at: Frame, pair: MethodInput) -> FieldMap:
+        seen.append(moving)
+        u = torch.tensor([steps[len(seen) - 1] * 2 / at.extent[0], 0.0], dtype=torch.float32)
+        return FieldMap(u.expand(1, *at.shape, 2))
+
+    monkeypatch.setattr(SITREG, "network", lambda weights: nn.Identity(), raising=False)
+    monkeypatch.setattr(SITREG, "proposal", proposal, raising=False)
+    linear = LinearTransform.identity(2)
+    given = MethodInput(
+        blob(frame, 0.0), blob(frame, 6.0), linear, LocalNCC(2), PRESETS["fast"], weights(32, 32)
+    )
+    found = SITREG.predict(given)
+    assert len(seen) == 2 and seen[1].shape[-1] > seen[0].shape[-1]
+    if expected is None:
+        assert found.start is None and "less alike" in found.warnings[0]
+        return
+    middle = torch.zeros(1, 2, dtype=torch.float64)
+    assert found.start is not None and found.warnings == ()
+    torch.testing.assert_close(
+        found.start.map(middle), torch.tensor([[expected, 0.0]], dtype=torch.float64), rtol=0, atol=1e-3
+    )
+    again = SITREG.predict(replace(given, weights=None))
+    assert again.start is None
