@@ -72,6 +72,7 @@ class _Standing:
         prediction: the method's.
         similarity: name of the measure used.
         model: the representation as it was optimised.
+        weights: SHA-256 of the trained weights that were used, or None.
     """
 
     inputs: Inputs
@@ -81,6 +82,7 @@ class _Standing:
     prediction: Prediction
     similarity: str
     model: Representation
+    weights: str | None = None
 
 
 class Session:
@@ -281,6 +283,7 @@ class Session:
         name = self.options.similarity
         if name == "auto":
             name = "lncc" if self._correlation(pair, linear.transform) >= _SAME_CONTRAST else "mind"
+        weights = self._weights()
         prediction = method_by_name(self.options.method).predict(
             MethodInput(
                 pair.fixed,
@@ -288,7 +291,7 @@ class Session:
                 linear.transform,
                 similarity_for(name, self._plan.preset),
                 self._plan.preset,
-                self._weights(),
+                weights,
                 report.part(0.12, 0.2),
             )
         )
@@ -302,7 +305,9 @@ class Session:
             model.fit(before.inverse().compose(self.inputs.initial))
         elif start is not None:
             model.fit(start)
-        standing = _Standing(self.inputs, pair, linear, before, prediction, name, model)
+        standing = _Standing(
+            *(self.inputs, pair, linear, before, prediction, name, model), weights and weights.sha256
+        )
         settings = self._settings(standing)
         if linear_kind and not linear.informative:
             settings = replace(settings, scales=())
@@ -349,7 +354,11 @@ class Session:
         quality |= {
             "seconds": clock.seconds(),
             **environment(self.device),
-            "parameters": {**vars(self.options), "similarity_used": standing.similarity},
+            "parameters": {
+                **vars(self.options),
+                "similarity_used": standing.similarity,
+                "weights_used": standing.weights,
+            },
             "scales": [_scale(r) for r in reports],
             "memory": self._plan.numbers,
             "warnings": [

@@ -29,6 +29,9 @@ _METADATA = {"method": str, "configuration": str, "dimension": int, "convention"
 _SHIPPED = (_BESIDE / "Resources" / "Weights", _BESIDE / "DeepRegistrationWeights")
 """Where trained weights are in Slicer and in the sources, and where pip puts them."""
 
+ELSEWHERE = "DEEPREGISTRATION_WEIGHTS"
+"""Environment variable: a folder to look into instead."""
+
 _UNSAFE = ("weights_only", "unsupported global", "unsupported operand", "unsupported class")
 
 
@@ -159,7 +162,10 @@ def load_weights(path: str | Path, method: str | None = None, dimension: int | N
 
 def shipped_weights(method: str, dimension: int) -> Path | None:
     """The weights that come with the program for a method and a dimension, None where there are none."""
-    files = (folder / f"{method}-{dimension}d.pt" for folder in _SHIPPED)
+    elsewhere = os.environ.get(ELSEWHERE)
+    files = (
+        folder / f"{method}-{dimension}d.pt" for folder in ([Path(elsewhere)] if elsewhere else _SHIPPED)
+    )
     return next((path for path in files if path.is_file()), None)
 
 

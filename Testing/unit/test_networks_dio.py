@@ -108,6 +108,25 @@ def test_weights_from_before_there_were_margins_have_none() -> None:
     assert FeatureNetwork.from_mapping(values).margin == 0
 
 
+@pytest.mark.parametrize("d", [2, 3])
+def test_of_an_images_structure_neither_brightness_nor_sign_is_seen(d: int) -> None:
+    torch.manual_seed(0)
+    seeing, plain = (replace(SMALL["unet"], seen=seen).build(d) for seen in ("structure", "intensity"))
+    image = torch.rand(2, 1, *(16,) * d)
+    features = seeing(image)
+    assert [f.shape for f in features] == [f.shape for f in plain(image)]
+    for other in (0.3 * image + 0.2, 1 - image):
+        for one, two in zip(features, seeing(other), strict=True):
+            torch.testing.assert_close(one, two, atol=1e-3, rtol=1e-3)
+    assert not torch.allclose(plain(image)[0], plain(1 - image)[0], atol=0.01)
+    assert not torch.allclose(features[0], seeing(image.flip(-1))[0], atol=0.01)
+
+
+def test_weights_from_before_structure_was_seen_see_intensities() -> None:
+    values = {k: v for k, v in asdict(FeatureNetwork()).items() if k != "seen"}
+    assert FeatureNetwork.from_mapping(values).seen == "intensity"
+
+
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_a_configuration_comes_back_from_json(name: str) -> None:
     features = CONFIGURATIONS[name].features
@@ -117,7 +136,17 @@ def test_a_configuration_comes_back_from_json(name: str) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"kind": "transformer"}, {"widths": [0]}, {"widths": []}, {"start": "16"}, {"margin": -1}, {"more": 1}],
+    [
+        *(
+            {"kind": "transformer"},
+            {"widths": [0]},
+            {"widths": []},
+            {"start": "16"},
+            {"margin": -1},
+            {"more": 1},
+        ),
+        *({"seen": "sound"}, {"kind": "lku", "seen": "structure"}),
+    ],
 )
 def test_a_wrong_description_is_a_sentence(wrong: dict) -> None:
     with pytest.raises(InputError):

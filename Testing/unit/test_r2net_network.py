@@ -75,7 +75,7 @@ def test_parameter_counts(dimension: int, shared: bool, count: int, spread: int,
     """The published ones are those of networks without the head for the variance."""
     c = CONFIGURATIONS[name]
     assert parameters(R2Net(replace(c, variational=False), dimension, shared)) == count
-    assert parameters(R2Net(c, dimension, shared)) == count + spread
+    assert parameters(R2Net(c, dimension, shared)) == count + (spread if c.variational else 0)
 
 
 def test_parameter_counts_of_the_parts() -> None:
@@ -280,10 +280,11 @@ def test_a_strict_block_is_invertible() -> None:
     torch.testing.assert_close(found, velocity, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["small", "small-lncc"])
 @pytest.mark.parametrize("shape", [(1, 1), (5, 33), (16, 32), (17, 31), (1, 9, 4), (18, 5, 11)])
-def test_any_size(shape: tuple[int, ...]) -> None:
+def test_any_size(shape: tuple[int, ...], name: str) -> None:
     d = len(shape)
-    network = stirred("small", d, True).eval()
+    network = stirred(name, d, True).eval()
     moving, fixed = torch.rand(2, 1, 1, *shape)
     with torch.no_grad():
         found = network(moving, fixed)
@@ -293,6 +294,19 @@ def test_any_size(shape: tuple[int, ...]) -> None:
         filled[(..., *(slice(n) for n in shape))] = torch.stack([moving, fixed])
         inside = network.unet(torch.cat(list(filled), 1))[(..., *(slice(n) for n in shape))]
         torch.testing.assert_close(network.unet(torch.cat([moving, fixed], 1)), inside)
+
+
+def test_the_normalised_form_does_not_see_how_bright_and_how_strong_features_are() -> None:
+    torch.manual_seed(0)
+    network = VoxelUNet(2, 2, normalised=True)
+    for layer in (network.down[0], network.level[1]):  # the mean and the size of what they say do not matter
+        image = torch.rand(1, 2, 32, 32)
+        before = network(image)
+        with torch.no_grad():
+            layer.weight *= 3
+            layer.bias.fill_(0.4)
+        torch.testing.assert_close(network(image), before, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(network(image.flip(-1)), before, atol=0.01)
 
 
 def test_the_map_is_in_voxels_of_each_axis() -> None:

@@ -192,7 +192,10 @@ def test_writing_fails_whole(tmp_path: Path) -> None:
 
 
 def test_shipped_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(weights.ELSEWHERE)
     monkeypatch.setattr(weights, "_SHIPPED", (tmp_path,))
     assert shipped_weights("dio", 2) is None
     save(tmp_path / "dio-2d.pt")
     assert shipped_weights("dio", 2) == tmp_path / "dio-2d.pt" and shipped_weights("dio", 3) is None
+    monkeypatch.setenv(weights.ELSEWHERE, str(tmp_path / "own"))
+    assert shipped_weights("dio", 2) is None

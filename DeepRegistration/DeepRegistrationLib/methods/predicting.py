@@ -38,6 +38,9 @@ _LOOKS = (0.75, 1.4)
 know shapes by their voxels: the coarser look sees large shifts as smaller ones, the finer one more detail."""
 
 
+_WORTHWHILE = 0.05
+
+
 class PredictingMethod(Method):
     """A method whose map is where the solver starts; what is compared are the images themselves.
 
@@ -126,7 +129,12 @@ def network_images(pair: MethodInput, frame: Frame) -> tuple[Tensor, Tensor]:
 
 
 def improves(found: BatchMap, moving: Tensor, fixed: Tensor, similarity: Similarity) -> bool:
-    """Whether a map makes images (1, 1, *S) more alike than they are."""
+    """Whether a map makes images (1, 1, *S) clearly more alike than they are.
+
+    It has to take `_WORTHWHILE` of what separates them from an image and itself: reading an image between its
+    voxels smooths its noise, and that alone makes images look a little more alike.
+    """
     seen, target = similarity.prepare(moving), similarity.prepare(fixed)
     warped = read_at(seen, found.on_grid(fixed.shape[2:]))
-    return bool(similarity(warped, target) < similarity(seen, target))
+    before, after, best = (similarity(image, target) for image in (seen, warped, target))
+    return bool(before - after > _WORTHWHILE * (before - best))

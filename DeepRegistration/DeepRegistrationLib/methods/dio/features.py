@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,8 +17,21 @@ from ...networks.encoder_only import LargeKernelEncoders, UNetEncoders
 from ...networks.large_kernel import LargeKernelUNet
 from ...networks.unet import FeatureUNet
 from ...objective import Pyramid
+from ...objectives.mind import mind_descriptor, neighbour_pairs
 
 KINDS = ("unet", "lku", "unet-e", "lku-e")
+SEEN = ("intensity", "structure")
+
+
+class OfStructure(FeatureUNet):
+    """A `FeatureUNet` that is given an image's descriptors of local self-similarity in its place."""
+
+    def __init__(self, dimension: int, widths: Sequence[int], channels: int) -> None:
+        super().__init__(dimension, widths, channels, len(neighbour_pairs(dimension)))
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B, 1, *S) to (B, channels, *S / 2^k) for k = 0, 1, ..., finest first."""
+        return super().forward(torch.cat([mind_descriptor(one[None].float()) for one in image]))
 
 
 @dataclass(frozen=True)
@@ -29,6 +43,8 @@ class FeatureNetwork:
         widths: channels of the levels of the U-Nets, finest first.
         start: channels of the stem of the large-kernel ones.
         channels: features per level.
+        seen: what the network is given of an image: its ``intensity``, or its ``structure``, descriptors of
+            `objectives.mind_descriptor` that hardly depend on the contrast to begin with (U-Net only).
         margin: voxels by which images are continued on every side before the network sees them. Features
             then exist beyond the image's box, where large motions read them; at a border that is merely
             repeated, the right answer to a large shift costs more than a wrong one.
@@ -39,6 +55,7 @@ class FeatureNetwork:
     start: int = 16
     channels: int = 16
     margin: int = 0
+    seen: str = "intensity"
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> FeatureNetwork:
@@ -47,8 +64,9 @@ class FeatureNetwork:
         Raises:
             InputError: something is missing, unknown or of another type.
         """
-        names, values = {f.name for f in fields(cls)}, {"margin": cls.margin, **values}
-        if set(values) != names or values["kind"] not in KINDS:
+        names, values = {f.name for f in fields(cls)}, {"margin": cls.margin, "seen": cls.seen, **values}
+        known = values.get("kind") in KINDS and values["seen"] in SEEN
+        if set(values) != names or not known or (values["seen"] != SEEN[0] and values["kind"] != KINDS[0]):
             raise InputError("The weights do not describe a feature network of this version of the program.")
         widths, margin = values["widths"], values["margin"]
         numbers = [*widths, values["start"], values["channels"], margin]
@@ -64,6 +82,8 @@ class FeatureNetwork:
         return network
 
     def _network(self, dimension: int) -> nn.Module:
+        if self.kind == "unet" and self.seen == "structure":
+            return OfStructure(dimension, self.widths, self.channels)
         if self.kind == "unet":
             return FeatureUNet(dimension, self.widths, self.channels)
         if self.kind == "unet-e":

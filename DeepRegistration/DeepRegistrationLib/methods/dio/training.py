@@ -101,7 +101,7 @@ CONFIGURATIONS = {
     "small-labels": replace(_SMALL, image_weight=0.0, landmark_weight=0.02),
     "small-match": replace(
         _SMALL,
-        features=FeatureNetwork("unet", widths=(16, 32, 32), channels=12),
+        features=FeatureNetwork("unet", widths=(16, 32, 32), channels=12, seen="structure"),
         image_weight=0.0,
         label_weight=0.0,
         landmark_weight=0.0,

@@ -25,6 +25,7 @@ class Configuration:
         variational: whether the network also predicts how uncertain the initial velocity is, from which
             training then draws.
         gentle: whether the initial velocity starts near zero.
+        normalised: whether the U-Net normalises (see `VoxelUNet`).
         smoothness: of the prior on the initial velocity, lambda of `loss.smooth_prior`; None is the
             standard normal distribution.
         deviation: of the images' noise, sigma in the paper.
@@ -40,6 +41,7 @@ class Configuration:
     strict: bool = False
     variational: bool = True
     gentle: bool = False
+    normalised: bool = False
     smoothness: float | None = None
     deviation: float = 0.01
     measure: str = "mse"
@@ -68,7 +70,9 @@ _SMALL = Configuration(
 
 CONFIGURATIONS: Mapping[str, Configuration] = {
     "small": _SMALL,
-    "small-lncc": replace(_SMALL, measure="lncc", similarity=0.2, folds=20.0),
+    "small-lncc": replace(
+        _SMALL, variational=False, normalised=True, measure="lncc", similarity=0.2, folds=20.0
+    ),
     "paper": _PAPER,
     "strict": replace(_PAPER, strict=True),
 }
@@ -80,8 +84,9 @@ for the logarithm of the variance. The paper leaves sigma open; 0.01 is VoxelMor
 "strict": the same, but each block is invertible as a map of velocities.
 "small": strict, with a smoothness prior and a velocity that starts near zero, for images of 64 voxels a side;
 sigma and the folds' weight such that the images do not outweigh the rest.
-"small-lncc": the same with the local correlation, for images whose brightness differs from pair to pair; it
-weighs against the smoothness about as in SITReg.
+"small-lncc": with the local correlation, for images whose brightness differs from pair to pair; it weighs
+against the smoothness about as in SITReg. Its U-Net normalises and its velocity is not drawn: without the one
+it did not begin to learn within 400 steps of generated anatomy, with the other single steps undid hundreds.
 """
 
 _NEAR_ZERO, _NEARER_ZERO = 1e-5, 1e-10
@@ -122,7 +127,7 @@ class R2Net(nn.Module):
         super().__init__()
         self.configuration, self.dimension, self.shared = configuration, dimension, shared
         conv = nn.Conv2d if dimension == 2 else nn.Conv3d
-        self.unet = VoxelUNet(dimension)
+        self.unet = VoxelUNet(dimension, normalised=configuration.normalised)
         self.velocity = conv(VoxelUNet.outputs, dimension, 3, padding=1, bias=False)
         if configuration.gentle:
             nn.init.normal_(self.velocity.weight, std=_NEAR_ZERO)
