@@ -31,6 +31,7 @@ from .processes import Processes, has_lost_one, joined
 from .validate import validate
 
 WEIGHTS = "weights.pt"
+_RECORDED = ("data", "seed", "shape", "start", "guidance", "anneal")
 _GO_ON, _CHECKPOINT, _TIME, _STOP = 0, 1, 2, 3
 
 
@@ -311,7 +312,7 @@ class _Run:
     def _save_weights(self) -> str:
         hardware, learner = environment(self.processes.device), self.learner
         record = {
-            **{name: self.settings[name] for name in ("data", "seed", "shape", "start", "guidance")},
+            **{name: self.settings[name] for name in _RECORDED},
             "processes": self.processes.count,
             "pairs_per_step": self.pairs[: learner.stage_index + 1],
             "steps": learner.step,
