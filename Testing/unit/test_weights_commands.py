@@ -133,7 +133,7 @@ def test_weights_of_something_else(folder: Path, tmp_path: Path, capsys: pytest.
 def test_the_list_of_methods_tells_what_weights_there_are(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(weights, "_SHIPPED", (tmp_path,))
+    monkeypatch.setenv(weights.ELSEWHERE, str(tmp_path))
     trained = load_weights(folder / "dio" / "weights.pt")
     (tmp_path / "dio-2d.pt").write_bytes((folder / "dio" / "weights.pt").read_bytes())
     (tmp_path / "gradicon-3d.pt").write_text("damaged")

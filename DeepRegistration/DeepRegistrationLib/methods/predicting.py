@@ -52,9 +52,10 @@ class PredictingMethod(Method):
 
         Fixed and linearly aligned moving image are cut to about as many voxels as the network was trained on,
         over the fixed image's box, a coarser and then a finer time; the second time the moving image is
-        warped by what the first one found, and the maps are composed. The result is evaluated on the lattice
-        the solver works on. A map that makes the images less alike is left out; with a warning, if that
-        leaves none.
+        warped by what the first one found, and the maps are composed. Where the solver goes on from there,
+        the coarser look is all: the solver finds details sooner. The result is evaluated on the lattice the
+        solver works on. A map that does not make the images clearly more alike is left out; with a warning,
+        if that leaves none.
 
         Raises:
             InputError: the weights do not fit the network.
@@ -66,7 +67,8 @@ class PredictingMethod(Method):
         pair.report("Predicting", 0.0)
         network = self.network(pair.weights).to(pair.fixed.data.device)
         found: BatchMap | None = None
-        for frame in looks(pair.weights, pair.fixed.frame):
+        frames = looks(pair.weights, pair.fixed.frame)
+        for frame in frames[:1] if any(pair.preset.iterations) else frames:
             fixed, moving = network_images(pair, frame)
             if found is not None:
                 moving = read_at(moving, found.on_grid(frame.shape))
