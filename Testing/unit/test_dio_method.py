@@ -120,7 +120,7 @@ def test_features_that_make_the_images_less_alike_are_left_out() -> None:
     prediction = method_by_name("dio").predict(pair)
     (channel,) = prediction.channels
     assert channel.fixed is pair.fixed and prediction.start is None
-    assert len(prediction.warnings) == 1 and "less alike" in prediction.warnings[0]
+    assert len(prediction.warnings) == 1 and "more alike" in prediction.warnings[0]
     assert prediction.features[0].channels >= 8  # for those who want to see why
 
 

@@ -122,7 +122,7 @@ def test_without_weights_it_says_so_and_starts_from_nothing() -> None:
 def test_a_prediction_that_makes_things_worse_is_left_out(similarity: object) -> None:
     given = replace(pair(2, constant_weights(turned(2), sign=-1.0)), similarity=similarity)
     found = GRADICON.predict(given)
-    assert found.start is None and "less alike" in found.warnings[0]
+    assert found.start is None and "more alike" in found.warnings[0]
     better = replace(given, weights=constant_weights(turned(2)))
     assert GRADICON.predict(better).start is not None
 

@@ -113,7 +113,7 @@ def test_it_is_applied_before_the_linear_map() -> None:
 def test_a_prediction_that_makes_things_worse_is_left_out() -> None:
     found = NEPHI.predict(pair(2, constant_weights(turned(2), sign=-1.0)))
     assert found.start is None
-    assert "prediction would have made the images less alike" in found.warnings[0]
+    assert "prediction would not have made the images clearly more alike" in found.warnings[0]
 
 
 def test_weights_that_do_not_fit() -> None:
@@ -255,6 +255,6 @@ def test_weights_go_from_training_to_a_registration(
     before, after = (done.quality["similarity"][key] for key in ("before", "after"))
     assert all(after[name] > before[name] for name in before)
     # two steps teach little: the proposal is taken, or left out with a word
-    assert all("less alike" in words for words in done.quality["warnings"])
+    assert all("more alike" in words for words in done.quality["warnings"])
     done.save(tmp_path / "out")
     assert (tmp_path / "out" / "forward.h5").exists()

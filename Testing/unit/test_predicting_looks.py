@@ -74,7 +74,7 @@ def test_what_helps_is_composed_and_the_rest_left_out(
     found = SITREG.predict(given)
     assert len(seen) == 2 and seen[1].shape[-1] > seen[0].shape[-1]
     if expected is None:
-        assert found.start is None and "less alike" in found.warnings[0]
+        assert found.start is None and "more alike" in found.warnings[0]
         return
     middle = torch.zeros(1, 2, dtype=torch.float64)
     assert found.start is not None and found.warnings == ()

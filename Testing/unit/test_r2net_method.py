@@ -146,7 +146,7 @@ def test_a_prediction_that_makes_things_worse_is_left_out(similarity: object) ->
     weights = [constant_weights(turned(2), "nsvf-r2net", sign) for sign in (-1.0, 1.0)]
     given = replace(pair(2, weights[0]), similarity=similarity)
     found = method.predict(given)
-    assert found.start is None and "less alike" in found.warnings[0]
+    assert found.start is None and "more alike" in found.warnings[0]
     assert method.predict(replace(given, weights=weights[1])).start is not None
 
 

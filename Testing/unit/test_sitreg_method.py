@@ -99,7 +99,7 @@ def test_the_prediction_is_in_the_right_units_and_direction(d: int, monkeypatch:
 def test_a_prediction_that_makes_things_worse_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(SitRegNetwork, "forward", shifting(-1.0))
     found = SITREG.predict(pair(2, untrained(2)))
-    assert found.start is None and "less alike" in found.warnings[0]
+    assert found.start is None and "more alike" in found.warnings[0]
 
 
 @pytest.mark.parametrize("preset", ["fast", "accurate"])

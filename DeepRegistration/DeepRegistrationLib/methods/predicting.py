@@ -28,8 +28,8 @@ _NO_WEIGHTS = (
     "optimisation finds from the linear alignment."
 )
 NO_HELP = (
-    "{title}'s prediction would have made the images less alike, so it was left out: the weights may not "
-    "have been trained for images like these."
+    "{title}'s prediction would not have made the images clearly more alike, so it was left out: the weights "
+    "may not have been trained for images like these."
 )
 
 

@@ -25,8 +25,8 @@ class Dio(Method):
         """What to compare, the feature images, and what aligning the features alone gives, to start from.
 
         Across contrasts, images and features are compared together from there on; within one, the images
-        know better. Where the start makes them less alike (by the similarity chosen), the features are left
-        out altogether, with a warning.
+        know better. Where the start does not help (by the similarity chosen, see `improves`), the features
+        are left out altogether, with a warning.
 
         Raises:
             InputError: the weights do not fit the network they name, or the images.

@@ -33,8 +33,8 @@ _FROM_SCRATCH = (
     "{steps} steps, after a coarse alignment."
 )
 _NO_HELP = (
-    "NePhi's {what} would have made the images less alike, so it was left out{reason}. The result is what "
-    "the optimisation finds from the linear alignment."
+    "NePhi's {what} would not have made the images clearly more alike, so it was left out{reason}. The "
+    "result is what the optimisation finds from the linear alignment."
 )
 _UNLIKE = ": the weights may not have been trained for images like these"
 
