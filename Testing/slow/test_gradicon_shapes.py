@@ -15,12 +15,13 @@ from DeepRegistrationLib.methods.gradicon.inverse_consistency import InverseCons
 from DeepRegistrationLib.methods.gradicon.loss import PairLoss, both_directions
 from DeepRegistrationLib.methods.gradicon.predictor import Predictor
 from DeepRegistrationLib.methods.gradicon.training import TASK
+from DeepRegistrationLib.methods.predicting import looks
 from DeepRegistrationLib.metrics import inverse_consistency
 from DeepRegistrationLib.objectives import MeanSquaredError
 from DeepRegistrationLib.training.data import open_data
 from DeepRegistrationLib.training.validate import validate
 from DeepRegistrationLib.transforms import REPRESENTATIONS
-from DeepRegistrationLib.weights import save_weights
+from DeepRegistrationLib.weights import Weights, save_weights
 
 pytestmark = pytest.mark.slow
 
@@ -102,10 +103,12 @@ def test_every_representation_takes_a_prediction(name: str, tmp_path: Path) -> N
 
     torch.manual_seed(0)
     network = Predictor("small", 2, 1)
-    with torch.no_grad():
-        network.step.network.last.bias[0] = 10 * 6 / 60
+    convention = {"shape": [32, 32]}
+    first = looks(Weights("gradicon", "small", 2, {}, convention, {}, ""), frame)[0]
+    with torch.no_grad():  # a tenth of the training images' side for an output of one
+        network.step.network.last.bias[0] = 10 * (6 / first.spacing[0]) / network.configuration.size
     path = tmp_path / "weights.pt"
-    save_weights(path, "gradicon", "small", 2, network.state_dict(), {"shape": [32, 32]}, {})
+    save_weights(path, "gradicon", "small", 2, network.state_dict(), convention, {})
     options = {"representation": name, "preset": "fast", "linear": "none", "device": "cpu", "weights": path}
     result = register(ball(0.0), ball(6.0), method="gradicon", similarity="lncc", **options)
     found = result.forward.map(torch.zeros(1, 2, dtype=torch.float64))[0]
