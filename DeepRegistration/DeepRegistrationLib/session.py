@@ -82,7 +82,7 @@ class _Standing:
     prediction: Prediction
     similarity: str
     model: Representation
-    weights: str | None = None
+    weights: str | None
 
 
 class Session:
@@ -305,9 +305,8 @@ class Session:
             model.fit(before.inverse().compose(self.inputs.initial))
         elif start is not None:
             model.fit(start)
-        standing = _Standing(
-            *(self.inputs, pair, linear, before, prediction, name, model), weights and weights.sha256
-        )
+        used = None if weights is None else weights.sha256
+        standing = _Standing(self.inputs, pair, linear, before, prediction, name, model, used)
         settings = self._settings(standing)
         if linear_kind and not linear.informative:
             settings = replace(settings, scales=())

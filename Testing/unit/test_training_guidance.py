@@ -27,13 +27,11 @@ def test_the_distance_is_in_voxels_along_every_axis() -> None:
     known = torch.zeros(1, *shape, 3)
     found = torch.tensor([3 * 2 / 16, 0.0, 4 * 2 / 4]).expand_as(known)  # 3 voxels along x, 4 along z
     given = {"loss": torch.tensor(1.0), "similarity": torch.tensor(0.5)}
-    terms = guided(given, found, known, batch(shape, known), shape)
+    terms = guided(given, found, known, batch(shape, known))
     assert float(terms["error"]) == pytest.approx(5, abs=0.11)
     assert float(terms["loss"]) == pytest.approx(1 + 2 * float(terms["error"]), rel=1e-6)
     assert float(terms["similarity"]) == 0.5 and set(given) == {"loss", "similarity"}
-    assert float(guided(given, known, known, batch(shape, known), shape)["error"]) == pytest.approx(
-        0, abs=1e-6
-    )
+    assert float(guided(given, known, known, batch(shape, known))["error"]) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize(

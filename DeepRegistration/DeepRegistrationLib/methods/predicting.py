@@ -39,6 +39,7 @@ know shapes by their voxels: the coarser look sees large shifts as smaller ones,
 
 
 _WORTHWHILE = 0.05
+"""See `improves`."""
 
 
 class PredictingMethod(Method):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -13,9 +11,7 @@ _SOFT = 0.1
 """Voxels; distances below that count as squares."""
 
 
-def guided(
-    terms: dict[str, Tensor], found: Tensor, known: Tensor, batch: Batch, shape: Sequence[int]
-) -> dict[str, Tensor]:
+def guided(terms: dict[str, Tensor], found: Tensor, known: Tensor, batch: Batch) -> dict[str, Tensor]:
     """The terms with one more, ``error``: the mean distance of a map from the known one, voxels.
 
     It counts `batch.guidance` times in the loss. A distance, not its square, as where an image shows nothing
@@ -23,12 +19,11 @@ def guided(
 
     Args:
         terms: of the loss.
-        found, known: displacements (..., d), normalised units.
-        batch: with guidance above zero.
-        shape: of the lattice whose voxels are meant, array order.
+        found, known: displacements (..., d), normalised units, of the batch's maps at the same points.
+        batch: with guidance above zero; its images' voxels are meant.
     """
     with torch.autocast(found.device.type, enabled=False):
-        half_side = found.new_tensor(tuple(reversed(shape))) / 2
+        half_side = found.new_tensor(tuple(reversed(batch.fixed.shape[2:]))) / 2
         away = ((found - known.to(found.dtype)) * half_side).square().sum(-1)
         error = (away + _SOFT**2).sqrt().mean() - _SOFT
     return {**terms, "loss": terms["loss"] + batch.guidance * error, "error": error}

@@ -46,8 +46,8 @@ class GradIconTask(TrainingTask):
         maps = both_directions(network, batch.moving, batch.fixed)
         terms = network.pair_loss().of_maps(*maps, batch.moving, batch.fixed, generator)
         if batch.guidance:
-            shape = batch.fixed.shape[2:]
-            return guided(terms, maps[0].displacement(shape), batch.displacement, batch, shape)
+            found = maps[0].displacement(batch.fixed.shape[2:])
+            return guided(terms, found, batch.displacement, batch)
         return terms
 
     def displacement(self, network: nn.Module, batch: Batch) -> Tensor:

@@ -56,7 +56,7 @@ class NePhiTask(TrainingTask):
                 points = 2 * torch.rand(_GUIDES, len(batch.spacing), generator=generator) - 1
                 points = points.to(batch.fixed).expand(len(batch.fixed), -1, -1)
                 known = read_at(batch.displacement.movedim(-1, 1), points).movedim(1, -1)
-                return guided(terms, maps.forward(points) - points, known, batch, batch.fixed.shape[2:])
+                return guided(terms, maps.forward(points) - points, known, batch)
             return terms
 
     def displacement(self, network: nn.Module, batch: Batch) -> Tensor:

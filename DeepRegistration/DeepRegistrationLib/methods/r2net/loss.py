@@ -71,7 +71,7 @@ class PairLoss:
         terms = {"loss": loss, "similarity": unlike, "prior": prior, "folds": folds}
         if batch.guidance:
             known = batch.displacement.repeat_interleave(self.samples, 0)
-            return guided(terms, found.field, known, batch, batch.fixed.shape[2:])
+            return guided(terms, found.field, known, batch)
         return terms
 
 

@@ -56,5 +56,5 @@ class PairLoss:
             }
             if batch.guidance:
                 forward = found.directions()[0].displacement(shape)
-                return guided(terms, forward, batch.displacement, batch, shape)
+                return guided(terms, forward, batch.displacement, batch)
         return terms
