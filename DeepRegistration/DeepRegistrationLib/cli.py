@@ -297,7 +297,7 @@ def _train(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--anneal",
         action="store_true",
-        help="let the learning rate fall to nothing, along half a cosine, towards the last step",
+        help="let the learning rate rise for a fiftieth of the steps, then fall to nothing towards the end",
     )
     parser.add_argument(
         "--guidance",

@@ -11,7 +11,7 @@ from DeepRegistrationLib.networks.tall_unet import TallUNet, halved
 
 def network(configuration: str, dimension: int) -> TallUNet:
     c = CONFIGURATIONS[configuration]
-    return TallUNet(dimension, c.down, c.up, dimension)
+    return TallUNet(dimension, c.down, c.up, dimension, c.alone)
 
 
 def parameters(module: torch.nn.Module) -> int:
@@ -20,7 +20,10 @@ def parameters(module: torch.nn.Module) -> int:
 
 @pytest.mark.parametrize(
     ("configuration", "dimension", "count"),
-    [("paper", 3, 17_670_229), ("paper", 2, 4_756_902), ("small", 3, 936_309), ("small", 2, 249_542)],
+    [
+        *(("paper", 3, 17_670_229), ("paper", 2, 4_756_902)),
+        *(("small", 3, 936_309), ("small", 2, 249_542), ("small-alone", 3, 936_309)),
+    ],
 )
 def test_parameter_counts(configuration: str, dimension: int, count: int) -> None:
     assert parameters(network(configuration, dimension)) == count
@@ -29,7 +32,7 @@ def test_parameter_counts(configuration: str, dimension: int, count: int) -> Non
 @pytest.mark.parametrize("count", [1, 3, 4])
 def test_a_predictor_has_a_network_of_its_own_for_each_step(count: int) -> None:
     assert parameters(Predictor("small", 2, count)) == count * 249_542
-    with pytest.raises(InputError, match="small, paper"):
+    with pytest.raises(InputError, match="small, small-alone, paper"):
         Predictor("tiny", 2, count)
 
 
@@ -46,8 +49,9 @@ def test_the_output_starts_at_zero_and_every_weight_is_reached() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 7), (33, 16), (1, 9, 4), (6, 5, 11)])
-def test_any_size(shape: tuple[int, ...]) -> None:
-    net = network("small", len(shape)).eval()
+@pytest.mark.parametrize("configuration", ["small", "small-alone"])
+def test_any_size(configuration: str, shape: tuple[int, ...]) -> None:
+    net = network(configuration, len(shape)).eval()
     torch.nn.init.normal_(net.last.weight, std=0.1)
     out = net(torch.rand(1, 2, *shape))
     assert out.shape == (1, len(shape), *shape)
@@ -61,6 +65,17 @@ def test_in_evaluation_a_pair_does_not_depend_on_the_rest_of_the_batch() -> None
     net(images)  # running statistics other than the initial ones
     net.eval()
     torch.testing.assert_close(net(images)[1:2], net(images[1:2]))
+
+
+def test_alone_a_pair_does_not_depend_on_the_rest_of_the_batch_in_training_either() -> None:
+    images, pairs = torch.rand(3, 2, 16, 16), {}
+    for configuration in ("small", "small-alone"):
+        torch.manual_seed(0)
+        net = network(configuration, 2).train()
+        torch.nn.init.normal_(net.last.weight, std=0.1)
+        pairs[configuration] = net(images)[1:2], net(images[1:2])
+    torch.testing.assert_close(*pairs["small-alone"])
+    assert not torch.allclose(*pairs["small"], atol=1e-3)
 
 
 def test_halving_averages_the_voxels_there_are() -> None:

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from DeepRegistrationLib.errors import InputError
+from DeepRegistrationLib.filters import gaussian_smooth
 from DeepRegistrationLib.frame import Frame, Volume
 from DeepRegistrationLib.methods.dio.features import KINDS, FeatureNetwork, features_of
 from DeepRegistrationLib.methods.dio.training import CONFIGURATIONS
@@ -122,9 +123,21 @@ def test_of_an_images_structure_neither_brightness_nor_sign_is_seen(d: int) -> N
     assert not torch.allclose(features[0], seeing(image.flip(-1))[0], atol=0.01)
 
 
-def test_weights_from_before_structure_was_seen_see_intensities() -> None:
-    values = {k: v for k, v in asdict(FeatureNetwork()).items() if k != "seen"}
-    assert FeatureNetwork.from_mapping(values).seen == "intensity"
+@pytest.mark.parametrize("kind", SMALL)
+def test_smoothed_features_are_the_plain_ones_after_a_gaussian(kind: str) -> None:
+    built = []
+    for smoothing in (0.0, 1.0):
+        torch.manual_seed(0)
+        built.append(replace(SMALL[kind], smoothing=smoothing).build(2))
+    image = torch.rand(1, 1, 32, 32)
+    for plain, smooth in zip(*(network(image) for network in built), strict=True):
+        torch.testing.assert_close(smooth, gaussian_smooth(plain, (1.0, 1.0), border="replicate"))
+        assert smooth.var() < plain.var()
+
+
+def test_weights_of_earlier_versions_see_intensities_and_do_not_smooth() -> None:
+    values = {k: v for k, v in asdict(FeatureNetwork()).items() if k not in ("seen", "smoothing")}
+    assert FeatureNetwork.from_mapping(values) == FeatureNetwork()
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
@@ -145,7 +158,7 @@ def test_a_configuration_comes_back_from_json(name: str) -> None:
             {"margin": -1},
             {"more": 1},
         ),
-        *({"seen": "sound"}, {"kind": "lku", "seen": "structure"}),
+        *({"smoothing": -1}, {"smoothing": "1"}, {"seen": "sound"}, {"kind": "lku", "seen": "structure"}),
     ],
 )
 def test_a_wrong_description_is_a_sentence(wrong: dict) -> None:

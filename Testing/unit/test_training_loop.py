@@ -431,6 +431,7 @@ def test_beginning_with_weights(tmp_path: Path) -> None:
     kept = load_weights(tmp_path / "still" / "weights.pt")
     learnt = [name for name in grown.state if "running" not in name and "num_batches" not in name]
     assert all(torch.equal(grown.state[name], kept.state[name]) for name in learnt)
+    assert kept.convention["stage"] == 1  # also where the training ended in its own first stage
     assert kept.record["start"]["sha256"] == grown.sha256 and kept.record["start"]["steps"] == 20
 
     train(options(tmp_path / "a", start=file), Task())
@@ -453,7 +454,7 @@ def test_weights_that_cannot_be_begun_with(tmp_path: Path) -> None:
     assert not (tmp_path / "b").exists()
 
 
-def test_pairs_in_a_step_and_a_rate_that_falls(tmp_path: Path) -> None:
+def test_pairs_in_a_step_and_a_rate_that_rises_and_falls(tmp_path: Path) -> None:
     seen: list[int] = []
 
     class Watched(Task):
@@ -464,13 +465,14 @@ def test_pairs_in_a_step_and_a_rate_that_falls(tmp_path: Path) -> None:
         def rate_at(self, stage: Stage, done: float) -> float:
             return 1.0
 
-    train(options(tmp_path / "a", batch=5, anneal=True), Watched())
+    steps = 150  # three of which the rate rises
+    train(options(tmp_path / "a", batch=5, anneal=True, steps=steps), Watched())
     assert set(seen) == {5}
     rates = {row["step"]: row["rate"] for row in lines(tmp_path / "a") if "rate" in row}
     for step, rate in rates.items():
-        start = 1e-3 if step <= 8 else 5e-4
-        assert rate == pytest.approx(start * (1 + math.cos(math.pi * (step - 1) / 20)) / 2, rel=1e-6)
-    assert len(rates) > 3
+        full = (1e-3 if step <= 0.4 * steps else 5e-4) * min(1, step / 3)
+        assert rate == pytest.approx(full * (1 + math.cos(math.pi * (step - 1) / steps)) / 2, rel=1e-6)
+    assert rates[1] < 0.4e-3 < rates[3] and len(rates) > 3
 
 
 # --- validation -----------------------------------------------------------------------------------

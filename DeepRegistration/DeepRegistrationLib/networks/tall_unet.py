@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -29,13 +30,20 @@ class TallUNet(nn.Module):
         down: channels before the first and after each down step; the first number is the input's.
         up: channels after each up step, shallowest first; as many as there are down steps.
         outputs: channels of the result.
+        alone: whether each image of a batch is normalised by itself, in training and after (instance
+            normalisation), in the place of batch normalisation: for batches of a few unlike images.
     """
 
-    def __init__(self, dimension: int, down: Sequence[int], up: Sequence[int], outputs: int) -> None:
+    def __init__(
+        self, dimension: int, down: Sequence[int], up: Sequence[int], outputs: int, alone: bool = False
+    ) -> None:
         super().__init__()
         conv = nn.Conv2d if dimension == 2 else nn.Conv3d
         transposed = nn.ConvTranspose2d if dimension == 2 else nn.ConvTranspose3d
-        norm = nn.BatchNorm2d if dimension == 2 else nn.BatchNorm3d
+        if alone:
+            norm = partial(nn.InstanceNorm2d if dimension == 2 else nn.InstanceNorm3d, affine=True)
+        else:
+            norm = nn.BatchNorm2d if dimension == 2 else nn.BatchNorm3d
         levels = range(len(up))
         # into an up step comes the level below: its own output and the skip beside it
         below = [up[k + 1] + down[k + 1] for k in levels[:-1]] + [down[-1]]

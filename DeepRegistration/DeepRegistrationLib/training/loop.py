@@ -327,7 +327,7 @@ class _Run:
             "skipped": learner.skipped,
         }
         convention = self.task.convention(self.configuration, self.source.dimension)
-        convention |= {"shape": list(self.source.shape), "stage": learner.stage_index}
+        convention |= {"shape": list(self.source.shape), "stage": learner.grown_to}
         return save_weights(
             self.options.out / WEIGHTS,
             self.task.method,

@@ -32,8 +32,8 @@ class TrainingOptions:
         batch: pairs in a step, per process; None takes the configuration's.
         precision: of the networks' arithmetic: ``auto`` (half on GPUs that have it, None is the same),
             ``float32``, or ``bfloat16``, up to 1.6 times as fast on processors made for it.
-        anneal: let the learning rate fall to nothing along half a cosine, on top of the method's own
-            schedule; None is False.
+        anneal: let the learning rate rise for a fiftieth of the steps and then fall to nothing along half a
+            cosine, on top of the method's own schedule; None is False.
         guidance: weight of the distance from the known map, voxels, in the loss of a method that predicts
             maps; needs data that know it. None is 0, the method's own loss.
         start: weights file to begin with in the place of random ones: same method, configuration and

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import InputError
+from ...filters import gaussian_smooth
 from ...frame import Frame, Volume
 from ...networks.encoder_only import LargeKernelEncoders, UNetEncoders
 from ...networks.large_kernel import LargeKernelUNet
@@ -21,6 +22,8 @@ from ...objectives.mind import mind_descriptor, neighbour_pairs
 
 KINDS = ("unet", "lku", "unet-e", "lku-e")
 SEEN = ("intensity", "structure")
+_ADDED_LATER = {"margin": 0, "seen": SEEN[0], "smoothing": 0.0}
+"""What descriptions of earlier versions do not say."""
 
 
 class OfStructure(FeatureUNet):
@@ -45,6 +48,8 @@ class FeatureNetwork:
         channels: features per level.
         seen: what the network is given of an image: its ``intensity``, or its ``structure``, descriptors of
             `objectives.mind_descriptor` that hardly depend on the contrast to begin with (U-Net only).
+        smoothing: of each level's features, standard deviation of a Gaussian in the level's voxels. What
+            features say of single voxels is mostly noise across contrasts, and leads the solver astray.
         margin: voxels by which images are continued on every side before the network sees them. Features
             then exist beyond the image's box, where large motions read them; at a border that is merely
             repeated, the right answer to a large shift costs more than a wrong one.
@@ -56,6 +61,7 @@ class FeatureNetwork:
     channels: int = 16
     margin: int = 0
     seen: str = "intensity"
+    smoothing: float = 0.0
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> FeatureNetwork:
@@ -64,13 +70,15 @@ class FeatureNetwork:
         Raises:
             InputError: something is missing, unknown or of another type.
         """
-        names, values = {f.name for f in fields(cls)}, {"margin": cls.margin, "seen": cls.seen, **values}
+        names, values = {f.name for f in fields(cls)}, {**_ADDED_LATER, **values}
         known = values.get("kind") in KINDS and values["seen"] in SEEN
         if set(values) != names or not known or (values["seen"] != SEEN[0] and values["kind"] != KINDS[0]):
             raise InputError("The weights do not describe a feature network of this version of the program.")
         widths, margin = values["widths"], values["margin"]
         numbers = [*widths, values["start"], values["channels"], margin]
         usable = all(isinstance(n, int) and 0 <= n <= 4096 for n in numbers) and all(numbers[:-1])
+        smoothing = values["smoothing"]
+        usable = usable and isinstance(smoothing, int | float) and 0 <= smoothing <= 16
         if not usable or len(widths) < 1:
             raise InputError("The sizes of the network in the weights are not usable.")
         return cls(**{**values, "widths": tuple(widths)})
@@ -79,7 +87,14 @@ class FeatureNetwork:
         """A fresh network for 2-D or 3-D images of one channel, which knows its `stride` and `margin`."""
         network = self._network(dimension)
         network.margin = self.margin
+        if self.smoothing:
+            network.register_forward_hook(self._smoothed)
         return network
+
+    def _smoothed(self, network: nn.Module, images: tuple[Tensor], features: list[Tensor]) -> list[Tensor]:
+        """What the network gives out in the place of `features` (B, C, *S / 2^k), in float32."""
+        sigma = [self.smoothing] * (features[0].ndim - 2)
+        return [gaussian_smooth(level.float(), sigma, border="replicate") for level in features]
 
     def _network(self, dimension: int) -> nn.Module:
         if self.kind == "unet" and self.seen == "structure":
