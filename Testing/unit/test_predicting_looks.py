@@ -25,7 +25,8 @@ def weights(*shape: int) -> Weights:
 
 def test_voxels_are_equally_long_and_a_thin_box_stays_thin() -> None:
     frame = Frame.regular((200, 180, 18), (1.0, 1.0, 1.0))
-    coarse, fine = looks(weights(48, 48, 48), frame)
+    coarse, fine, again = looks(weights(48, 48, 48), frame)
+    assert again == fine
     for found, share in ((coarse, 0.75), (fine, 1.4)):
         assert found.voxels == pytest.approx(48**3 * share**3, rel=0.15)
         assert max(found.spacing) < 1.15 * min(found.spacing)
@@ -37,7 +38,7 @@ def test_no_look_is_finer_than_the_image() -> None:
     small = Frame.regular((24, 20, 18), 2.0)
     (only,) = looks(weights(48, 48, 48), small)
     assert only.size == small.size
-    coarse, fine = looks(weights(22, 22, 22), small)
+    coarse, fine, _ = looks(weights(22, 22, 22), small)
     assert coarse.voxels < fine.voxels <= 1.05 * small.voxels
 
 
@@ -51,12 +52,15 @@ def blob(frame: Frame, at: float) -> Volume:
 
 @pytest.mark.parametrize(
     ("steps", "expected"),
-    [((4.0, 2.0), 6.0), ((-5.0, 2.0), 2.0), ((6.0, 3.0), 6.0), ((-4.0, -2.0), None)],
+    [
+        *(((4.0, 1.0, 1.0), 6.0), ((-5.0, 2.0, 2.0), 4.0), ((4.0, 2.0, -3.0), 6.0)),
+        *(((6.0, 3.0), 6.0), ((-4.0, -2.0), None)),
+    ],
 )
 def test_what_helps_is_composed_and_the_rest_left_out(
-    steps: tuple[float, float], expected: float | None, monkeypatch: pytest.MonkeyPatch
+    steps: tuple[float, ...], expected: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The true shift is 6 mm; the second look sees what the first has left of it."""
+    """The true shift is 6 mm; a look sees what those before it have left, and is not taken twice in vain."""
     frame = Frame.regular((64, 64), 1.0)
     seen: list[Tensor] = []
 
@@ -72,7 +76,7 @@ def test_what_helps_is_composed_and_the_rest_left_out(
         blob(frame, 0.0), blob(frame, 6.0), linear, LocalNCC(2), PRESETS["prediction"], weights(32, 32)
     )
     found = SITREG.predict(given)
-    assert len(seen) == 2 and seen[1].shape[-1] > seen[0].shape[-1]
+    assert len(seen) == len(steps) and seen[1].shape[-1] > seen[0].shape[-1]
     if expected is None:
         assert found.start is None and "more alike" in found.warnings[0]
         return

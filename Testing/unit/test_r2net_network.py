@@ -299,7 +299,7 @@ def test_any_size(shape: tuple[int, ...], name: str) -> None:
 def test_the_normalised_form_does_not_see_how_bright_and_how_strong_features_are() -> None:
     torch.manual_seed(0)
     network = VoxelUNet(2, 2, normalised=True)
-    for layer in (network.down[0], network.level[1]):  # the mean and the size of what they say do not matter
+    for layer in (network.down[0], network.down[2]):  # the mean and the size of what they say do not matter
         image = torch.rand(1, 2, 32, 32)
         before = network(image)
         with torch.no_grad():
@@ -307,6 +307,9 @@ def test_the_normalised_form_does_not_see_how_bright_and_how_strong_features_are
             layer.bias.fill_(0.4)
         torch.testing.assert_close(network(image), before, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(network(image.flip(-1)), before, atol=0.01)
+    with torch.no_grad():  # but on the way up they do: how far everything moves is said there
+        network.level[1].weight *= 3
+    assert not torch.allclose(network(image), before, atol=0.01)
 
 
 def test_the_map_is_in_voxels_of_each_axis() -> None:

@@ -33,9 +33,10 @@ NO_HELP = (
 )
 
 
-_LOOKS = (0.75, 1.4)
+_LOOKS = (0.75, 1.4, 1.4)
 """Voxels along a side, times those of the training images, of the looks a network takes at a pair. Networks
-know shapes by their voxels: the coarser look sees large shifts as smaller ones, the finer one more detail."""
+know shapes by their voxels: the coarser look sees large shifts as smaller ones, the finer ones more detail,
+the second of them what the first has left. (Two coarser looks did not help.)"""
 
 
 _WORTHWHILE = 0.05
@@ -52,8 +53,8 @@ class PredictingMethod(Method):
         """The network's map from the fixed frame's box to itself, before the linear map.
 
         Fixed and linearly aligned moving image are cut to about as many voxels as the network was trained on,
-        over the fixed image's box, a coarser and then a finer time; the second time the moving image is
-        warped by what the first one found, and the maps are composed. Where the solver goes on from there,
+        over the fixed image's box, once coarser and then finer; from the second time on the moving image is
+        warped by what was found before, and the maps are composed. Where the solver goes on from there,
         the coarser look is all: the solver finds details sooner. The result is evaluated on the lattice the
         solver works on. A map that does not make the images clearly more alike is left out; with a warning,
         if that leaves none.
@@ -68,8 +69,11 @@ class PredictingMethod(Method):
         pair.report("Predicting", 0.0)
         network = self.network(pair.weights).to(pair.fixed.data.device)
         found: BatchMap | None = None
+        useless: Frame | None = None
         frames = looks(pair.weights, pair.fixed.frame)
         for frame in frames[:1] if any(pair.preset.iterations) else frames:
+            if frame == useless:
+                continue
             fixed, moving = network_images(pair, frame)
             if found is not None:
                 moving = read_at(moving, found.on_grid(frame.shape))
@@ -77,6 +81,8 @@ class PredictingMethod(Method):
             with torch.no_grad():
                 if improves(further, moving, fixed, pair.similarity.at(frame.spacing)):
                     found = further if found is None else ComposedMap(found, further)
+                else:
+                    useless = frame
         if found is None:
             return replace(plain, warnings=(NO_HELP.format(title=self.title),))
         with torch.no_grad():
@@ -115,7 +121,7 @@ def looks(weights: Weights, frame: Frame) -> list[Frame]:
     side = float(np.prod(frame.extent) / np.prod(shape)) ** (1 / frame.dimension)
     finest = float(np.prod(frame.extent) / frame.voxels) ** (1 / frame.dimension)
     steps = [max(side / share, finest) for share in _LOOKS]
-    return [frame.with_spacing(step) for step in dict.fromkeys(steps)]
+    return [frame.with_spacing(step) for step in (steps if steps[0] > finest else steps[:1])]
 
 
 def network_images(pair: MethodInput, frame: Frame) -> tuple[Tensor, Tensor]:

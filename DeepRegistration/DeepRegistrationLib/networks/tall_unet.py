@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +29,9 @@ class TallUNet(nn.Module):
         down: channels before the first and after each down step; the first number is the input's.
         up: channels after each up step, shallowest first; as many as there are down steps.
         outputs: channels of the result.
-        alone: whether each image of a batch is normalised by itself, in training and after (instance
-            normalisation), in the place of batch normalisation: for batches of a few unlike images.
+        alone: whether no image knows of the others of its batch: a scale and a shift of each channel, which
+            are learned, take the place of batch normalisation. (Statistics of a single image would not do:
+            they would take away what a shift of the whole image looks like.)
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class TallUNet(nn.Module):
         conv = nn.Conv2d if dimension == 2 else nn.Conv3d
         transposed = nn.ConvTranspose2d if dimension == 2 else nn.ConvTranspose3d
         if alone:
-            norm = partial(nn.InstanceNorm2d if dimension == 2 else nn.InstanceNorm3d, affine=True)
+            norm = Scaled
         else:
             norm = nn.BatchNorm2d if dimension == 2 else nn.BatchNorm3d
         levels = range(len(up))
@@ -76,6 +76,18 @@ class TallUNet(nn.Module):
         fresh = layer(F.leaky_relu(image, _SLOPE))
         kept = image[:, : fresh.shape[1]]
         return fresh + F.interpolate(kept, scale_factor=2, mode=self.mode, align_corners=False)
+
+
+class Scaled(nn.Module):
+    """(B, channels, *S) to the same, each channel with a scale and a shift of its own, at first 1 and 0."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+
+    def forward(self, image: Tensor) -> Tensor:
+        shape = (-1, *(1,) * (image.ndim - 2))
+        return image * self.weight.view(shape) + self.bias.view(shape)
 
 
 def halved(image: Tensor) -> Tensor:

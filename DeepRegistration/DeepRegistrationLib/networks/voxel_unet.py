@@ -29,9 +29,10 @@ class VoxelUNet(nn.Module):
     Args:
         dimension: 2 or 3.
         inputs: channels of the images side by side.
-        normalised: whether each convolution's output is normalised before the rectifier (a mean and a
-            deviation for each image and channel), which published networks do without and a short training
-            does not.
+        normalised: whether what comes out of each strided convolution is normalised before the rectifier (a
+            mean and a deviation for each image and channel), which published networks do without and a
+            short training does not. On the way up it would take away what a shift of the whole image and
+            the size of any shift look like.
     """
 
     stride = 2 ** len(_DOWN)
@@ -67,7 +68,7 @@ class VoxelUNet(nn.Module):
         skips = []
         for layer in self.down:
             skips.append(image)
-            image = self._layer(layer, image, watch)
+            image = self._layer(layer, image, watch, self.normalised)
         for k, layer in enumerate(self.level):
             image = self._layer(layer, image, watch)
             if k == len(self.level) - 1:
@@ -77,10 +78,12 @@ class VoxelUNet(nn.Module):
         image = self._layer(self.last, image, watch)
         return image[(..., *(slice(n) for n in shape))]
 
-    def _layer(self, layer: nn.Module, image: Tensor, watch: Callable[[], None] | None) -> Tensor:
+    def _layer(
+        self, layer: nn.Module, image: Tensor, watch: Callable[[], None] | None, normalised: bool = False
+    ) -> Tensor:
         if watch is not None:
             watch()
         values = layer(image)
-        if self.normalised and values[0, 0].numel() > 1:  # one voxel has no deviation
+        if normalised and values[0, 0].numel() > 1:  # one voxel has no deviation
             values = F.instance_norm(values)
         return F.leaky_relu(values, _SLOPE)

@@ -84,8 +84,8 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
 5e-5, 50 000 steps a stage with 4 pairs per process, 175 voxels a side (the lungs').
 "small": 936 thousand weights a network (250 in 2-D) for images of 64 voxels a side. Its rate is ten times
 the published one, which suits smaller networks and the few thousand steps that a processor manages.
-"small-alone": the same for images of many kinds, of which a batch holds few: each is normalised by itself,
-and the rate is lower. With the batch's statistics, at 5e-4, training on generated anatomy stood still.
+"small-alone": the same for images of many kinds, of which a batch holds few: without the batch's statistics,
+with which training on generated anatomy stood still, and at a lower rate.
 """
 
 
