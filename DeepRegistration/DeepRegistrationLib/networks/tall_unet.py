@@ -40,10 +40,7 @@ class TallUNet(nn.Module):
         super().__init__()
         conv = nn.Conv2d if dimension == 2 else nn.Conv3d
         transposed = nn.ConvTranspose2d if dimension == 2 else nn.ConvTranspose3d
-        if alone:
-            norm = Scaled
-        else:
-            norm = nn.BatchNorm2d if dimension == 2 else nn.BatchNorm3d
+        norm = Scaled if alone else nn.BatchNorm2d if dimension == 2 else nn.BatchNorm3d
         levels = range(len(up))
         # into an up step comes the level below: its own output and the skip beside it
         below = [up[k + 1] + down[k + 1] for k in levels[:-1]] + [down[-1]]
