@@ -53,14 +53,14 @@ def blob(frame: Frame, at: float) -> Volume:
 @pytest.mark.parametrize(
     ("steps", "expected"),
     [
-        *(((4.0, 1.0, 1.0), 6.0), ((-5.0, 2.0, 2.0), 4.0), ((4.0, 2.0, -3.0), 6.0)),
-        *(((6.0, 3.0), 6.0), ((-4.0, -2.0), None)),
+        *(((4.0, 1.0, 1.0), 6.0), ((4.0, 2.0, -3.0), 6.0)),
+        *(((6.0, 3.0), 6.0), ((-5.0,), None)),
     ],
 )
 def test_what_helps_is_composed_and_the_rest_left_out(
     steps: tuple[float, ...], expected: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The true shift is 6 mm; a look sees what those before it have left, and is not taken twice in vain."""
+    """The true shift is 6 mm; a look sees what those before it have left, and one that fails is the last."""
     frame = Frame.regular((64, 64), 1.0)
     seen: list[Tensor] = []
 
@@ -76,12 +76,13 @@ def test_what_helps_is_composed_and_the_rest_left_out(
         blob(frame, 0.0), blob(frame, 6.0), linear, LocalNCC(2), PRESETS["prediction"], weights(32, 32)
     )
     found = SITREG.predict(given)
-    assert len(seen) == len(steps) and seen[1].shape[-1] > seen[0].shape[-1]
+    assert len(seen) == len(steps)
     if expected is None:
         assert found.start is None and "more alike" in found.warnings[0]
         return
     middle = torch.zeros(1, 2, dtype=torch.float64)
     assert found.start is not None and found.warnings == ()
+    assert seen[1].shape[-1] > seen[0].shape[-1]
     torch.testing.assert_close(
         found.start.map(middle), torch.tensor([[expected, 0.0]], dtype=torch.float64), rtol=0, atol=1e-3
     )

@@ -17,6 +17,9 @@ from ..predicting import improves, network_images
 _VOXELS = 300_000
 """Of the lattice, at most: about those of the images that networks are trained on."""
 
+_WORTHWHILE = 0.05
+"""See `improves`: across contrasts the measures see little of what even a good map gains."""
+
 
 def feature_alignment(pair: MethodInput, learned: Prediction) -> FieldTransform | None:
     """The diffeomorphic map that aligns the features, before the linear one; None if it does not help.
@@ -37,6 +40,7 @@ def feature_alignment(pair: MethodInput, learned: Prediction) -> FieldTransform 
     with torch.no_grad():
         displacement = found.displacement()
         fixed, moving = network_images(pair, frame)
-        if not improves(FieldMap(displacement[None]), moving, fixed, pair.similarity.at(frame.spacing)):
+        found_map = FieldMap(displacement[None])
+        if not improves(found_map, moving, fixed, pair.similarity.at(frame.spacing), _WORTHWHILE):
             return None
         return FieldTransform(Field(displacement, frame))
