@@ -127,29 +127,38 @@ def compared(records: Sequence[Record], start: str = "start") -> list[str]:
 def plot(records: Sequence[Record], file: Path) -> None:
     """Accuracy against seconds (without imports), a point per method: its medians, quartiles as bars.
 
+    Ours are discs, other tools squares; the legend goes from the best to the worst.
+
     Raises:
         ImportError: matplotlib is not there.
     """
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     measure = measure_of(records)
-    figure, axes = pyplot.subplots(figsize=(9, 6))
-    for method, mine in by_method(records).items():
+    figure, axes = pyplot.subplots(figsize=(11, 6))
+    ranked = sorted(
+        by_method(records).items(),
+        key=lambda item: median(r[measure.key] for r in item[1]),
+        reverse=measure.more,
+    )
+    for k, (method, mine) in enumerate(ranked):
         seconds, values = median(r["work_s"] for r in mine), [r[measure.key] for r in mine]
         middle = median(values)
         if seconds == 0:
-            axes.axhline(middle, color="0.6", linestyle=":", linewidth=1)
-            axes.annotate(method, (1, middle), xycoords=("axes fraction", "data"), ha="right", va="bottom")
+            axes.axhline(middle, color="0.6", linestyle=":", linewidth=1, label=method)
             continue
         low, high = np.percentile(values, (25, 75))
         bars = [[max(0, middle - low)], [max(0, high - middle)]]
         marker = "o" if mine[0].get("ours") else "s"
-        axes.errorbar(seconds, middle, yerr=bars, fmt=marker, capsize=2)
-        axes.annotate(method, (seconds, middle), xytext=(5, 4), textcoords="offset points", fontsize=8)
+        colour = pyplot.get_cmap("tab20")(k % 20)
+        axes.errorbar(seconds, middle, yerr=bars, fmt=marker, color=colour, capsize=2, label=method)
     axes.set_xscale("log")
+    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis(ticker.FormatStrFormatter("%g"))
+    axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     axes.set_xlabel("seconds (median; the time of starting and importing left out)")
     axes.set_ylabel(measure.head + " (median, quartiles)")
     if not measure.more:
