@@ -109,20 +109,6 @@ def test_weights_from_before_there_were_margins_have_none() -> None:
     assert FeatureNetwork.from_mapping(values).margin == 0
 
 
-@pytest.mark.parametrize("d", [2, 3])
-def test_of_an_images_structure_neither_brightness_nor_sign_is_seen(d: int) -> None:
-    torch.manual_seed(0)
-    seeing, plain = (replace(SMALL["unet"], seen=seen).build(d) for seen in ("structure", "intensity"))
-    image = torch.rand(2, 1, *(16,) * d)
-    features = seeing(image)
-    assert [f.shape for f in features] == [f.shape for f in plain(image)]
-    for other in (0.3 * image + 0.2, 1 - image):
-        for one, two in zip(features, seeing(other), strict=True):
-            torch.testing.assert_close(one, two, atol=1e-3, rtol=1e-3)
-    assert not torch.allclose(plain(image)[0], plain(1 - image)[0], atol=0.01)
-    assert not torch.allclose(features[0], seeing(image.flip(-1))[0], atol=0.01)
-
-
 @pytest.mark.parametrize("kind", SMALL)
 def test_smoothed_features_are_the_plain_ones_after_a_gaussian(kind: str) -> None:
     built = []
@@ -135,8 +121,8 @@ def test_smoothed_features_are_the_plain_ones_after_a_gaussian(kind: str) -> Non
         assert smooth.var() < plain.var()
 
 
-def test_weights_of_earlier_versions_see_intensities_and_do_not_smooth() -> None:
-    values = {k: v for k, v in asdict(FeatureNetwork()).items() if k not in ("seen", "smoothing")}
+def test_weights_of_earlier_versions_do_not_smooth() -> None:
+    values = {k: v for k, v in asdict(FeatureNetwork()).items() if k != "smoothing"}
     assert FeatureNetwork.from_mapping(values) == FeatureNetwork()
 
 
@@ -158,7 +144,7 @@ def test_a_configuration_comes_back_from_json(name: str) -> None:
             {"margin": -1},
             {"more": 1},
         ),
-        *({"smoothing": -1}, {"smoothing": "1"}, {"seen": "sound"}, {"kind": "lku", "seen": "structure"}),
+        *({"smoothing": -1}, {"smoothing": "1"}),
     ],
 )
 def test_a_wrong_description_is_a_sentence(wrong: dict) -> None:

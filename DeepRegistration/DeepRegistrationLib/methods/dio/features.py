@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,23 +17,10 @@ from ...networks.encoder_only import LargeKernelEncoders, UNetEncoders
 from ...networks.large_kernel import LargeKernelUNet
 from ...networks.unet import FeatureUNet
 from ...objective import Pyramid
-from ...objectives.mind import mind_descriptor, neighbour_pairs
 
 KINDS = ("unet", "lku", "unet-e", "lku-e")
-SEEN = ("intensity", "structure")
-_ADDED_LATER = {"margin": 0, "seen": SEEN[0], "smoothing": 0.0}
+_ADDED_LATER = {"margin": 0, "smoothing": 0.0}
 """What descriptions of earlier versions do not say."""
-
-
-class OfStructure(FeatureUNet):
-    """A `FeatureUNet` that is given an image's descriptors of local self-similarity in its place."""
-
-    def __init__(self, dimension: int, widths: Sequence[int], channels: int) -> None:
-        super().__init__(dimension, widths, channels, len(neighbour_pairs(dimension)))
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 1, *S) to (B, channels, *S / 2^k) for k = 0, 1, ..., finest first."""
-        return super().forward(torch.cat([mind_descriptor(one[None].float()) for one in image]))
 
 
 @dataclass(frozen=True)
@@ -46,8 +32,6 @@ class FeatureNetwork:
         widths: channels of the levels of the U-Nets, finest first.
         start: channels of the stem of the large-kernel ones.
         channels: features per level.
-        seen: what the network is given of an image: its ``intensity``, or its ``structure``, descriptors of
-            `objectives.mind_descriptor` that hardly depend on the contrast to begin with (U-Net only).
         smoothing: of each level's features, standard deviation of a Gaussian in the level's voxels. What
             features say of single voxels is mostly noise across contrasts, and leads the solver astray.
         margin: voxels by which images are continued on every side before the network sees them. Features
@@ -60,7 +44,6 @@ class FeatureNetwork:
     start: int = 16
     channels: int = 16
     margin: int = 0
-    seen: str = "intensity"
     smoothing: float = 0.0
 
     @classmethod
@@ -71,8 +54,7 @@ class FeatureNetwork:
             InputError: something is missing, unknown or of another type.
         """
         names, values = {f.name for f in fields(cls)}, {**_ADDED_LATER, **values}
-        known = values.get("kind") in KINDS and values["seen"] in SEEN
-        if set(values) != names or not known or (values["seen"] != SEEN[0] and values["kind"] != KINDS[0]):
+        if set(values) != names or values.get("kind") not in KINDS:
             raise InputError("The weights do not describe a feature network of this version of the program.")
         widths, margin = values["widths"], values["margin"]
         numbers = [*widths, values["start"], values["channels"], margin]
@@ -97,8 +79,6 @@ class FeatureNetwork:
         return [gaussian_smooth(level.float(), sigma, border="replicate") for level in features]
 
     def _network(self, dimension: int) -> nn.Module:
-        if self.kind == "unet" and self.seen == "structure":
-            return OfStructure(dimension, self.widths, self.channels)
         if self.kind == "unet":
             return FeatureUNet(dimension, self.widths, self.channels)
         if self.kind == "unet-e":
