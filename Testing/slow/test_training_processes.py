@@ -117,6 +117,33 @@ def test_as_torchrun_starts_it(tmp_path: Path) -> None:
     assert load_weights(out / "weights.pt").record["pairs_per_step"] == [2, 2]
 
 
+ENDING = """
+from pathlib import Path
+from torch import nn
+from DeepRegistrationLib.training.processes import joined
+
+def threads():
+    return sum("gloo_runloop" in (t / "comm").read_text() for t in Path("/proc/self/task").iterdir())
+
+def agree():
+    with joined("cpu") as processes:
+        module = processes.shared(nn.Linear(2, 2))  # torch never ends the threads of its group
+        assert processes.agreed(processes.rank) == 1
+        return threads()
+
+during = agree()
+assert 0 < threads() < during, (during, threads())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads as Linux names them")
+def test_the_threads_that_agree_end_with_the_training(tmp_path: Path) -> None:
+    """One that let go of a tensor while the interpreter ended aborted a training that was done."""
+    script = tmp_path / "ending.py"
+    script.write_text(ENDING, encoding="utf-8")
+    finished(*(start(script, tmp_path, 0, rank) for rank in group(2)))
+
+
 def group(count: int) -> list[dict[str, str]]:
     """What ``torchrun`` would set for each of so many processes."""
     with socket.socket() as free:

@@ -35,11 +35,15 @@ class Processes:
         rank: number of this one; 0 is the only one that writes.
         count: how many there are.
         device: this one's.
+        talk: the group they agree in. Its threads end with the last reference to it, unlike those of
+            the group that averages gradients: one that still let go of a tensor of `agreed` while
+            the interpreter ended would abort the process.
     """
 
     rank: int
     count: int
     device: torch.device
+    talk: dist.ProcessGroup | None = None
 
     @property
     def main(self) -> bool:
@@ -80,8 +84,8 @@ class Processes:
         """The largest of all processes' wishes; they wait for one another here."""
         if self.count == 1:
             return wish
-        tensor = torch.tensor([wish], device=self.device)
-        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        tensor = torch.tensor([wish])
+        dist.all_reduce(tensor, dist.ReduceOp.MAX, group=self.talk)
         return int(tensor)
 
 
@@ -110,13 +114,14 @@ def joined(device: str) -> Iterator[Processes]:
         torch.cuda.set_device(place)
     try:
         dist.init_process_group("nccl" if gpu else "gloo", rank=rank, world_size=count)
+        talk = dist.new_group(backend="gloo")
     except RuntimeError as error:
         raise NotAvailableError(
             f"The {count} processes of the training did not find one another at "
             f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}."
         ) from error
     try:
-        yield Processes(rank, count, place)
+        yield Processes(rank, count, place, talk)
     finally:
         with suppress(RuntimeError):  # of a group that has lost a member
             dist.destroy_process_group()
