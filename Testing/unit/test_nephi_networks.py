@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from DeepRegistrationLib.errors import InputError
 from DeepRegistrationLib.methods.nephi.predictor import CONFIGURATIONS, Predictor, field_networks
 from DeepRegistrationLib.networks.latent_encoder import LatentCode, LatentEncoder
+from DeepRegistrationLib.networks.latent_unet import LatentUNet
 from DeepRegistrationLib.networks.modulated_siren import ModulatedSiren
 from DeepRegistrationLib.weights import Weights
 from torch import Tensor, nn
@@ -58,14 +60,20 @@ def test_the_encoder_follows_the_size_of_the_images(
 def test_the_configurations() -> None:
     assert count(Predictor("small", 2)) == 374_780
     assert count(Predictor("small", 3)) == 1_268_376 + 280_838
+    assert count(Predictor("small-unet", 3)) == 966_016 + 280_838
     assert count(Predictor("paper", 3)) == 2_986_136 + 280_838
     assert count(Predictor("paper", 2)) == 1_883_256 + 280_580
 
 
+def unet(shape: tuple[int, ...]) -> LatentUNet:
+    return LatentUNet(len(shape), shape, (4, 8, 8), (4, 4, 4))
+
+
+@pytest.mark.parametrize("kind", [lambda shape: LatentEncoder(len(shape), shape), unet])
 @pytest.mark.parametrize("shape", [(31, 40), (19, 16, 33)])
-def test_the_code_has_the_shape_it_says(shape: tuple[int, ...]) -> None:
+def test_the_code_has_the_shape_it_says(shape: tuple[int, ...], kind: Callable) -> None:
     """Odd sizes, and sizes other than the encoder's own, which are brought to it."""
-    encoder = LatentEncoder(len(shape), shape).eval()
+    encoder = kind(shape).eval()
     with torch.no_grad():
         own = encoder(*images(shape, 2))
         other = encoder(*images(tuple(n + 7 for n in shape), 2))
@@ -100,9 +108,22 @@ def test_a_batch_of_one_in_evaluation_mode_is_its_part_of_any_batch() -> None:
     torch.testing.assert_close(single.grid, whole.grid)
 
 
+def test_a_code_of_the_u_net_knows_nothing_of_other_pairs_and_sees_far() -> None:
+    """In training, too; and a place's code changes with what is a third of the image away."""
+    encoder = unet((24, 24)).train()
+    fixed, moving = images((24, 24), 3)
+    whole, single = encoder(fixed, moving).part(1), encoder(fixed[1:2], moving[1:2])
+    torch.testing.assert_close(single.whole, whole.whole)
+    torch.testing.assert_close(single.grid, whole.grid)
+    fixed[1, 0, 12, 20] += 1
+    change = (encoder(fixed[1:2], moving[1:2]).grid - single.grid)[0, :, 12, 12].norm()
+    assert change.item() > 1e-4 * single.grid.std().item()
+
+
+@pytest.mark.parametrize("configuration", ["small", "small-unet"])
 @pytest.mark.parametrize("d", [2, 3])
-def test_the_maps_are_the_identity_to_begin_with(d: int) -> None:
-    maps = Predictor("small", d).eval()(*images((20,) * d))
+def test_the_maps_are_the_identity_to_begin_with(d: int, configuration: str) -> None:
+    maps = Predictor(configuration, d).eval()(*images((20,) * d))
     points = 2.4 * torch.rand(1, 50, d) - 1.2
     for found in (maps.forward, maps.backward):
         assert torch.equal(found(points), points)

@@ -9,7 +9,7 @@ from DeepRegistrationLib.cli import main
 from DeepRegistrationLib.errors import InputError
 from DeepRegistrationLib.interpolation import read_at, sample, voxel_centres
 from DeepRegistrationLib.jacobian import determinant_slabs
-from DeepRegistrationLib.training import Batch
+from DeepRegistrationLib.training import Batch, synthesis
 from DeepRegistrationLib.training.data import GENERATORS, open_data
 from DeepRegistrationLib.training.source import PairSource
 from DeepRegistrationLib.training.synthesis import AnatomyPairs
@@ -190,6 +190,22 @@ def test_contrasts_are_the_same_or_not() -> None:
 
     same, different = agreement("contrast=same"), agreement("contrast=different")
     assert np.median(same) > 0.85 > 0.6 > np.median(different)
+
+
+@pytest.mark.parametrize(("contrast", "shared"), [("same", True), ("different", False)])
+def test_another_contrast_shows_another_fine_pattern(
+    contrast: str, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patterns = []
+
+    def render(canvas: Canvas, pattern: torch.Tensor, *others: object) -> torch.Tensor:
+        patterns.append(pattern)
+        return synthesis.appearance.render(canvas, pattern, *others)
+
+    monkeypatch.setattr(synthesis, "render", render)
+    source(f"size=64&contrast={contrast}").batch(1, 0, 0)
+    agreement = np.corrcoef(*(v.flatten().numpy() for v in patterns))[0, 1]
+    assert agreement > 0.99 if shared else abs(agreement) < 0.3
 
 
 def test_strength_and_affine_scale_the_map() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import InputError
 from ...networks.latent_encoder import CHANNELS, LatentCode, LatentEncoder
+from ...networks.latent_unet import LatentUNet
 from ...networks.modulated_siren import ModulatedSiren
 from ...weights import Weights
 from .loss import SampledLoss
@@ -26,6 +27,7 @@ class Size:
     Attributes:
         side: voxels along each side of the images the encoder works on.
         channels: of the encoder's stages.
+        up: of those of its way up again, for a `LatentUNet`; none for a `LatentEncoder`.
         frequencies, hidden: of the two networks of the position (`ModulatedSiren`).
         similarity_points, regularity_points: drawn for each term of the loss (`SampledLoss`).
     """
@@ -36,6 +38,14 @@ class Size:
     hidden: int
     similarity_points: int
     regularity_points: int
+    up: tuple[int, ...] = ()
+
+    def encoder(self, dimension: int) -> nn.Module:
+        """A fresh one, of images (B, 1, *S) to a `LatentCode`."""
+        shape = (self.side,) * dimension
+        if self.up:
+            return LatentUNet(dimension, shape, self.channels, self.up, WHOLE, LOCAL)
+        return LatentEncoder(dimension, shape, self.channels, whole=WHOLE, local=LOCAL)
 
 
 @dataclass(frozen=True)
@@ -66,6 +76,13 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
         steps=6000,
         batch=4,
         rate=1e-3,
+    ),
+    "small-unet": Configuration(
+        sizes={d: Size(40, (16, 32, 64, 64), 128, 128, 2048, 128, up=(16, 32, 48, 48)) for d in (2, 3)},
+        steps=6000,
+        batch=2,
+        rate=2e-4,
+        field_rate=2e-4,
     ),
     "paper": Configuration(
         sizes={
@@ -104,9 +121,7 @@ class Predictor(nn.Module):
         super().__init__()
         size = size_of(configuration, dimension)
         self.size, self.field_rate = size, CONFIGURATIONS[configuration].field_rate
-        self.encoder = LatentEncoder(
-            dimension, (size.side,) * dimension, size.channels, whole=WHOLE, local=LOCAL
-        )
+        self.encoder = size.encoder(dimension)
         self.fields = field_networks(size, dimension)
 
     @classmethod

@@ -196,9 +196,11 @@ class AnatomyPairs(GeneratedPairs):
         first = random_contrast(canvas.tissues, draw, sound)
         second = first.varied(draw) if same else random_contrast(canvas.tissues, draw, sound)
         pattern = texture(canvas)
+        # what one modality shows of the tissues' fine pattern another one does not
+        other = pattern if same else texture(canvas)
         return Pair(
             render(canvas, pattern, first, moved.fixed, draw),
-            render(canvas, pattern, second, moved.moving, draw),
+            render(canvas, other, second, moved.moving, draw),
             _labels(canvas, moved.fixed),
             _labels(canvas, moved.moving),
             moved.displacement,
