@@ -33,7 +33,8 @@ def demons(fixed_path: Path, moving_path: Path, out_dir: Path) -> sitk.Transform
     Three levels (shrink 4, 2, 1) of 100, 50 and 25 iterations; field smoothing 1.5 voxels.
     """
     fixed = _read(fixed_path)
-    moving = sitk.HistogramMatching(_read(moving_path), fixed, 256, 16, True)
+    moving = sitk.Resample(_read(moving_path), fixed)  # it wants both on one lattice
+    moving = sitk.HistogramMatching(moving, fixed, 256, 16, True)
     method = sitk.DiffeomorphicDemonsRegistrationFilter()
     method.SetSmoothDisplacementField(True)
     method.SetStandardDeviations(1.5)

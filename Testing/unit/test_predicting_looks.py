@@ -9,8 +9,8 @@ import torch
 from DeepRegistrationLib.frame import Frame, Volume
 from DeepRegistrationLib.methods import METHODS, MethodInput
 from DeepRegistrationLib.methods.maps import FieldMap
-from DeepRegistrationLib.methods.predicting import looks
-from DeepRegistrationLib.objectives import LocalNCC
+from DeepRegistrationLib.methods.predicting import improves, looks
+from DeepRegistrationLib.objectives import LocalNCC, MeanSquaredError, Similarity
 from DeepRegistrationLib.presets import PRESETS
 from DeepRegistrationLib.transforms import LinearTransform
 from DeepRegistrationLib.weights import Weights
@@ -89,3 +89,23 @@ def test_what_helps_is_composed_and_the_rest_left_out(
     seen.clear()
     refined = SITREG.predict(replace(given, preset=PRESETS["fast"]))  # the solver sees the rest itself
     assert len(seen) == 1 and (refined.start is not None) is (steps[0] > 0)
+
+
+class OfTheMiddle(Similarity):
+    """Sees the middle of the images only."""
+
+    def __call__(self, warped: Tensor, fixed: Tensor, weight: Tensor | None = None) -> Tensor:
+        return MeanSquaredError()(*(image[..., 12:20, 12:20] for image in (warped, fixed)))
+
+
+def test_what_parts_the_rest_of_the_images_does_not_help() -> None:
+    """A map has to do well by the measure, without the mutual information of the whole falling."""
+    fixed = torch.rand(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    moving = fixed.clone()
+    moving[..., 12:20, 12:20] = fixed[..., 12:20, 11:19]  # there and nowhere else shifted by a voxel
+    everywhere, there = torch.zeros(2, 1, 32, 32, 2)
+    everywhere[..., 0] = 2 / 32
+    there[:, 12:20, 12:20, 0] = 2 / 32
+    for displacement, expected in ((everywhere, False), (there, True)):
+        assert improves(FieldMap(displacement), moving, fixed, OfTheMiddle(), 0.5) is expected
+    assert not improves(FieldMap(torch.zeros_like(there)), moving, fixed, OfTheMiddle(), 0.0)

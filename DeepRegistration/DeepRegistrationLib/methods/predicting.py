@@ -15,7 +15,7 @@ from ..filters import downsample
 from ..frame import Frame
 from ..interpolation import sample
 from ..objective import matching_size, normalised_matrix
-from ..objectives import Similarity
+from ..objectives import NormalisedMutualInformation, Similarity
 from ..presets import finest_frame
 from ..transforms import FieldTransform
 from ..weights import Weights
@@ -141,9 +141,20 @@ def improves(
     """Whether a map makes images (1, 1, *S) clearly more alike than they are.
 
     It has to take the share `worthwhile` of what separates them from an image and itself: reading an image
-    between its voxels smooths its noise, and that alone makes images look a little more alike.
+    between its voxels smooths its noise, and that alone makes images look a little more alike. And their
+    mutual information must not fall: a map that bends each neighbourhood into something that correlates
+    can have led structures away from one another.
     """
+    grid = found.on_grid(fixed.shape[2:])
     seen, target = similarity.prepare(moving), similarity.prepare(fixed)
-    warped = read_at(seen, found.on_grid(fixed.shape[2:]))
-    before, after, best = (similarity(image, target) for image in (seen, warped, target))
-    return bool(before - after > worthwhile * (before - best))
+    if _gain(similarity, seen, target, grid) <= worthwhile:
+        return False
+    return _gain(NormalisedMutualInformation(), moving, fixed, grid) > 0
+
+
+def _gain(similarity: Similarity, moving: Tensor, fixed: Tensor, grid: Tensor) -> float:
+    """The share of what separates two images from perfect that reading one of them at `grid` takes."""
+    before, after, best = (
+        float(similarity(image, fixed)) for image in (moving, read_at(moving, grid), fixed)
+    )
+    return (before - after) / max(before - best, 1e-12)
