@@ -4,7 +4,8 @@ Four forms are understood, the first that is there:
 
 * ``pairs.csv`` with the columns ``fixed`` and ``moving``, paths relative to the folder, and, where there
   are any, ``fixed_labels`` and ``moving_labels``, ``fixed_landmarks`` and ``moving_landmarks`` (files that
-  ``deepregistration register`` takes), ``name``;
+  ``deepregistration register`` takes), ``fixed_judged`` and ``moving_judged`` (images to judge a
+  map by in the place of those registered), ``name``;
 * a ``*dataset.json`` of Learn2Reg: its ``registration_val`` pairs (or the first of ``registration_test``,
   ``registration_train``), label images of the same name in ``labelsTr`` or ``labelsTs``;
 * a folder per subject, as in OASIS: ``aligned_norm`` (or ``norm``, ``image``, ``brain``) beside
@@ -34,13 +35,13 @@ _LABELS = re.compile(rf"(?:label|seg)s?[_-]?(.+?){_EXTENSION}", re.IGNORECASE)
 _ANY = re.compile(rf"(.+?){_EXTENSION}", re.IGNORECASE)
 _SUBJECT_IMAGE = re.compile(rf"(aligned_norm|norm|image|brain){_EXTENSION}", re.IGNORECASE)
 _SUBJECT_LABELS = re.compile(rf"(aligned_seg35|seg|labels?){_EXTENSION}", re.IGNORECASE)
-_PARTS = ("labels", "landmarks")
+_PARTS = ("labels", "landmarks", "judged")
 _CHALLENGE_LISTS = ("registration_val", "registration_test", "registration_train")
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images, with what of label maps and landmarks both have."""
+    """Two images, with what of label maps, landmarks and images to judge by both have."""
 
     name: str
     fixed: Path
@@ -49,6 +50,8 @@ class Pair:
     moving_labels: Path | None = None
     fixed_landmarks: Path | None = None
     moving_landmarks: Path | None = None
+    fixed_judged: Path | None = None
+    moving_judged: Path | None = None
 
 
 def find_pairs(folder: Path, wanted: str | None = None) -> list[Pair]:

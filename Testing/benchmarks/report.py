@@ -141,8 +141,8 @@ class Report:
         """Of the transforms in `found` after those in `aligned`."""
         command = [sys.executable, str(HERE / "scoring.py")]
         for flag, files in {
-            "--fixed": [pair.fixed],
-            "--moving": [pair.moving],
+            "--fixed": [pair.fixed_judged or pair.fixed],
+            "--moving": [pair.moving_judged or pair.moving],
             "--labels": [pair.fixed_labels, pair.moving_labels],
             "--landmarks": [pair.fixed_landmarks, pair.moving_landmarks],
             "--forward": [folder / "forward.h5" for folder in (aligned, found) if folder],

@@ -4,8 +4,8 @@
     python Testing/benchmarks/report.py OUT --out results
 
 FOLDER holds pairs (`pairs.py`), the first of which is taken. OUT gets the variants' images and a
-``pairs.csv`` that names them beside the original labels and landmarks, by which all are judged: the domain
-shifts of Jena et al. (arXiv 2406.07361, table 4), and some more.
+``pairs.csv`` that names them beside the original images, labels and landmarks, by which all are judged:
+the domain shifts of Jena et al. (arXiv 2406.07361, table 4), and some more.
 
 * *as-is*: the images.
 * *thick*: each third slice, a mean of three, along the axis with the most voxels.
@@ -96,6 +96,7 @@ def main() -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     kept = ("fixed_labels", "moving_labels", "fixed_landmarks", "moving_landmarks")
     judged = {key: str(path.resolve()) for key in kept if (path := getattr(pair, key))}
+    judged |= {f"{side}_judged": str(getattr(pair, side).resolve()) for side in ("fixed", "moving")}
     rows = []
     for name, changes in VARIANTS.items():
         row = {"name": name, **judged}

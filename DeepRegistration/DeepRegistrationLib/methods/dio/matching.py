@@ -25,8 +25,9 @@ _AROUND = 3.0
 _BODY = 0.05
 """Intensity above which there is something to see."""
 
-_TEMPERATURE = 0.1
-"""Of the squared distances, in units of the features' variance."""
+_TEMPERATURES = (0.1, 0.2, 0.4, 0.8, 1.6)
+"""Of the squared distances, in units of the features' variance: the one that suits best counts. At a single
+low one, a network that is to tell places across contrasts pays more for its doubts than by guessing."""
 
 
 def match_loss(
@@ -63,11 +64,15 @@ def match_loss(
             for level, points in ((of_fixed, here), (of_moving, there))
         )
         spread = a.var(0, correction=0).sum().clamp_min(1e-6)  # of which the mean squared distance is twice
-        unlike = (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T) / (spread * _TEMPERATURE)
+        unlike = (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T) / spread
         same = (apart < 2**k) & ~torch.eye(len(a), dtype=torch.bool, device=a.device)
         logits = (-unlike).masked_fill(same, -torch.inf)
         target = torch.arange(len(a), device=a.device)
-        losses += [F.cross_entropy(logits, target), F.cross_entropy(logits.T, target)]
+        both = [
+            (F.cross_entropy(logits / t, target) + F.cross_entropy(logits.T / t, target)) / 2
+            for t in _TEMPERATURES
+        ]
+        losses.append(torch.stack(both).min())
     return torch.stack(losses).mean()
 
 
