@@ -106,6 +106,16 @@ def test_places_are_seen_in_both_images() -> None:
     assert torch.allclose(there - here, torch.tensor([1.0, 0.0]))
 
 
+def test_places_are_drawn_in_the_body_and_in_emptiness() -> None:
+    """The emptiness is nine tenths of this image and should have about four tenths of the anchors."""
+    image = torch.zeros(1, 32, 32)
+    image[0, 11:21, 11:21] = 1
+    here, _ = matching._places(image, torch.zeros(32, 32, 2), generator())
+    column, row = ((here + 1) * 16).long().T
+    empty = float((image[0, row, column] == 0).float().mean())
+    assert 0.3 < empty < 0.65
+
+
 def test_training_without_maps_is_refused() -> None:
     image = torch.rand(1, 1, 16, 16)
     labels = torch.ones(1, 1, 16, 16)

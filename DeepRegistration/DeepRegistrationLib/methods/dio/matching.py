@@ -25,6 +25,10 @@ _AROUND = 3.0
 _BODY = 0.05
 """Intensity above which there is something to see."""
 
+_ANYWHERE = 0.4
+"""Share of the anchors that may lie where there is nothing. The solver compares all voxels: if features had
+never been asked to agree there, emptiness would pull on the rest."""
+
 _TEMPERATURES = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Of the squared distances, in units of the features' variance: the one that suits best counts. At a single
 low one, a network that is to tell places across contrasts pays more for its doubts than by guessing."""
@@ -82,7 +86,10 @@ def _places(image: Tensor, displacement: Tensor, generator: torch.Generator) -> 
     seen = (image[0] > _BODY).flatten().nonzero().flatten()
     if not len(seen):
         return displacement.new_zeros(0, d), displacement.new_zeros(0, d)
-    drawn = seen[(torch.rand(_ANCHORS, generator=generator) * len(seen)).long().to(seen.device)]
+    chances = torch.rand(_ANCHORS, generator=generator).to(seen.device)
+    drawn = seen[(chances * len(seen)).long()]
+    anywhere = round(_ANYWHERE * _ANCHORS)
+    drawn[:anywhere] = (chances[:anywhere] * image[0].numel()).long()
     index = torch.stack(torch.unravel_index(drawn, shape), -1).flip(-1).to(displacement)
     around = torch.randn(_ANCHORS, _COMPANIONS, d, generator=generator).to(index) * _AROUND
     voxels = torch.cat([index[:, None], index[:, None] + around], 1).reshape(-1, d)
