@@ -45,6 +45,12 @@ those trained on, maps that gained less made structures overlap less (and some, 
 more, where the coarse one had failed)."""
 
 
+_AS_A_WHOLE = 0.02
+"""The same of mutual information, within one contrast. On heads and slabs of heads, looks that brought
+structures nearer gained 0.04 to 0.28, those that parted them, though local correlation had gained enough, at
+most 0.01."""
+
+
 class PredictingMethod(Method):
     """A method whose map is where the solver starts; what is compared are the images themselves.
 
@@ -142,14 +148,15 @@ def improves(
 
     It has to take the share `worthwhile` of what separates them from an image and itself: reading an image
     between its voxels smooths its noise, and that alone makes images look a little more alike. And their
-    mutual information must not fall: a map that bends each neighbourhood into something that correlates
-    can have led structures away from one another.
+    mutual information has to gain (across contrasts, where it sees little, not to fall): a map that bends
+    each neighbourhood into something that correlates can have led structures away from one another.
     """
     grid = found.on_grid(fixed.shape[2:])
     seen, target = similarity.prepare(moving), similarity.prepare(fixed)
     if _gain(similarity, seen, target, grid) <= worthwhile:
         return False
-    return _gain(NormalisedMutualInformation(), moving, fixed, grid) > 0
+    least = 0.0 if similarity.across_contrasts else _AS_A_WHOLE
+    return _gain(NormalisedMutualInformation(), moving, fixed, grid) > least
 
 
 def _gain(similarity: Similarity, moving: Tensor, fixed: Tensor, grid: Tensor) -> float:
