@@ -71,21 +71,16 @@ def test_against_loops(monkeypatch: pytest.MonkeyPatch) -> None:
         n = len(a)
         means = [sum(row[c] for row in a) / n for c in range(3)]
         spread = sum((row[c] - means[c]) ** 2 for row in a for c in range(3)) / n
-        cost = [[sum((u - v) ** 2 for u, v in zip(p, q, strict=True)) / spread for q in b] for p in a]
-        at = []
-        for temperature in (0.1, 0.2, 0.4, 0.8, 1.6):
-            value = 0.0
-            for transposed in (False, True):
-                for i in range(n):
-                    others = [
-                        math.exp(-(cost[j][i] if transposed else cost[i][j]) / temperature)
-                        for j in range(n)
-                        if j == i or math.dist(places[i], places[j]) >= 2**k
-                    ]
-                    value += (cost[i][i] / temperature + math.log(sum(others))) / n
-            at.append(value / 2)
-        total += min(at)
-    assert float(found) == pytest.approx(total / 2, rel=1e-4)
+        cost = [[sum((u - v) ** 2 for u, v in zip(p, q, strict=True)) / (0.1 * spread) for q in b] for p in a]
+        for transposed in (False, True):
+            for i in range(n):
+                others = [
+                    math.exp(-(cost[j][i] if transposed else cost[i][j]))
+                    for j in range(n)
+                    if j == i or math.dist(places[i], places[j]) >= 2**k
+                ]
+                total += (cost[i][i] + math.log(sum(others))) / n
+    assert float(found) == pytest.approx(total / 4, rel=1e-4)
 
 
 def test_an_empty_image_costs_nothing() -> None:
@@ -104,16 +99,6 @@ def test_places_are_seen_in_both_images() -> None:
     here, there = matching._places(image, displacement, generator())
     assert len(here) > 50 and here.abs().max() <= 1 and there.abs().max() <= 1
     assert torch.allclose(there - here, torch.tensor([1.0, 0.0]))
-
-
-def test_places_are_drawn_in_the_body_and_in_emptiness() -> None:
-    """The emptiness is nine tenths of this image and should have about four tenths of the anchors."""
-    image = torch.zeros(1, 32, 32)
-    image[0, 11:21, 11:21] = 1
-    here, _ = matching._places(image, torch.zeros(32, 32, 2), generator())
-    column, row = ((here + 1) * 16).long().T
-    empty = float((image[0, row, column] == 0).float().mean())
-    assert 0.3 < empty < 0.65
 
 
 def test_training_without_maps_is_refused() -> None:

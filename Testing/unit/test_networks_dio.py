@@ -121,20 +121,8 @@ def test_smoothed_features_are_the_plain_ones_after_a_gaussian(kind: str) -> Non
         assert smooth.var() < plain.var()
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 1.0])
-def test_unit_features_are_the_others_over_their_length(smoothing: float) -> None:
-    built = []
-    for unit in (False, True):
-        torch.manual_seed(0)
-        built.append(replace(SMALL["unet"], smoothing=smoothing, unit=unit).build(2))
-    image = torch.rand(1, 1, 32, 32)
-    for plain, found in zip(*(network(image) for network in built), strict=True):
-        torch.testing.assert_close(found, plain / plain.square().sum(1, keepdim=True).sqrt())
-
-
-def test_weights_of_earlier_versions_neither_smooth_nor_normalise() -> None:
-    later = ("smoothing", "unit")
-    values = {k: v for k, v in asdict(FeatureNetwork()).items() if k not in later}
+def test_weights_of_earlier_versions_do_not_smooth() -> None:
+    values = {k: v for k, v in asdict(FeatureNetwork()).items() if k != "smoothing"}
     assert FeatureNetwork.from_mapping(values) == FeatureNetwork()
 
 
@@ -156,7 +144,7 @@ def test_a_configuration_comes_back_from_json(name: str) -> None:
             {"margin": -1},
             {"more": 1},
         ),
-        *({"smoothing": -1}, {"smoothing": "1"}, {"unit": 1}),
+        *({"smoothing": -1}, {"smoothing": "1"}),
     ],
 )
 def test_a_wrong_description_is_a_sentence(wrong: dict) -> None:

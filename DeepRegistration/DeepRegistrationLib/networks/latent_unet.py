@@ -22,7 +22,7 @@ class LatentUNet(nn.Module):
     Args:
         dimension: 2 or 3.
         shape: of the images it works on and of the code's grid, array order; others are resized to it.
-        channels: before the first and after each down step (`TallUNet`), without the input's two.
+        channels: after each down step (`TallUNet`).
         up: channels after each up step, shallowest first.
         whole, local: components of the pair's vector and of the grid's.
     """

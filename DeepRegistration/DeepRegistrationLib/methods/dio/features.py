@@ -19,7 +19,7 @@ from ...networks.unet import FeatureUNet
 from ...objective import Pyramid
 
 KINDS = ("unet", "lku", "unet-e", "lku-e")
-_ADDED_LATER = {"margin": 0, "smoothing": 0.0, "unit": False}
+_ADDED_LATER = {"margin": 0, "smoothing": 0.0}
 """What descriptions of earlier versions do not say."""
 
 
@@ -34,8 +34,6 @@ class FeatureNetwork:
         channels: features per level.
         smoothing: of each level's features, standard deviation of a Gaussian in the level's voxels. What
             features say of single voxels is mostly noise across contrasts, and leads the solver astray.
-        unit: whether each voxel's features are divided by their length. Squared errors then know no places
-            that agree with everything a little, into which the solver would draw the rest of the image.
         margin: voxels by which images are continued on every side before the network sees them. Features
             then exist beyond the image's box, where large motions read them; at a border that is merely
             repeated, the right answer to a large shift costs more than a wrong one.
@@ -47,7 +45,6 @@ class FeatureNetwork:
     channels: int = 16
     margin: int = 0
     smoothing: float = 0.0
-    unit: bool = False
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> FeatureNetwork:
@@ -64,7 +61,6 @@ class FeatureNetwork:
         usable = all(isinstance(n, int) and 0 <= n <= 4096 for n in numbers) and all(numbers[:-1])
         smoothing = values["smoothing"]
         usable = usable and isinstance(smoothing, int | float) and 0 <= smoothing <= 16
-        usable = usable and isinstance(values["unit"], bool)
         if not usable or len(widths) < 1:
             raise InputError("The sizes of the network in the weights are not usable.")
         return cls(**{**values, "widths": tuple(widths)})
@@ -73,17 +69,14 @@ class FeatureNetwork:
         """A fresh network for 2-D or 3-D images of one channel, which knows its `stride` and `margin`."""
         network = self._network(dimension)
         network.margin = self.margin
-        if self.smoothing or self.unit:
-            network.register_forward_hook(self._finished)
+        if self.smoothing:
+            network.register_forward_hook(self._smoothed)
         return network
 
-    def _finished(self, network: nn.Module, images: tuple[Tensor], features: list[Tensor]) -> list[Tensor]:
+    def _smoothed(self, network: nn.Module, images: tuple[Tensor], features: list[Tensor]) -> list[Tensor]:
         """What the network gives out in the place of `features` (B, C, *S / 2^k), in float32."""
-        results = [level.float() for level in features]
-        if self.smoothing:
-            sigma = [self.smoothing] * (results[0].ndim - 2)
-            results = [gaussian_smooth(level, sigma, border="replicate") for level in results]
-        return [F.normalize(level, dim=1, eps=1e-6) for level in results] if self.unit else results
+        sigma = [self.smoothing] * (features[0].ndim - 2)
+        return [gaussian_smooth(level.float(), sigma, border="replicate") for level in features]
 
     def _network(self, dimension: int) -> nn.Module:
         if self.kind == "unet":

@@ -25,13 +25,8 @@ _AROUND = 3.0
 _BODY = 0.05
 """Intensity above which there is something to see."""
 
-_ANYWHERE = 0.4
-"""Share of the anchors that may lie where there is nothing. The solver compares all voxels: if features had
-never been asked to agree there, emptiness would pull on the rest."""
-
-_TEMPERATURES = (0.1, 0.2, 0.4, 0.8, 1.6)
-"""Of the squared distances, in units of the features' variance: the one that suits best counts. At a single
-low one, a network that is to tell places across contrasts pays more for its doubts than by guessing."""
+_TEMPERATURE = 0.1
+"""Of the squared distances, in units of the features' variance."""
 
 
 def match_loss(
@@ -68,15 +63,11 @@ def match_loss(
             for level, points in ((of_fixed, here), (of_moving, there))
         )
         spread = a.var(0, correction=0).sum().clamp_min(1e-6)  # of which the mean squared distance is twice
-        unlike = (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T) / spread
+        unlike = (a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T) / (spread * _TEMPERATURE)
         same = (apart < 2**k) & ~torch.eye(len(a), dtype=torch.bool, device=a.device)
         logits = (-unlike).masked_fill(same, -torch.inf)
         target = torch.arange(len(a), device=a.device)
-        both = [
-            (F.cross_entropy(logits / t, target) + F.cross_entropy(logits.T / t, target)) / 2
-            for t in _TEMPERATURES
-        ]
-        losses.append(torch.stack(both).min())
+        losses += [F.cross_entropy(logits, target), F.cross_entropy(logits.T, target)]
     return torch.stack(losses).mean()
 
 
@@ -86,10 +77,7 @@ def _places(image: Tensor, displacement: Tensor, generator: torch.Generator) -> 
     seen = (image[0] > _BODY).flatten().nonzero().flatten()
     if not len(seen):
         return displacement.new_zeros(0, d), displacement.new_zeros(0, d)
-    chances = torch.rand(_ANCHORS, generator=generator).to(seen.device)
-    drawn = seen[(chances * len(seen)).long()]
-    anywhere = round(_ANYWHERE * _ANCHORS)
-    drawn[:anywhere] = (chances[:anywhere] * image[0].numel()).long()
+    drawn = seen[(torch.rand(_ANCHORS, generator=generator) * len(seen)).long().to(seen.device)]
     index = torch.stack(torch.unravel_index(drawn, shape), -1).flip(-1).to(displacement)
     around = torch.randn(_ANCHORS, _COMPANIONS, d, generator=generator).to(index) * _AROUND
     voxels = torch.cat([index[:, None], index[:, None] + around], 1).reshape(-1, d)
