@@ -101,8 +101,8 @@ million in 2-D at 512 a side). Similarity looks at a fiftieth of the voxels, at 
 one in ten thousand, at most 500. Adam at 1e-4 with 8 pairs on each of 4 GPUs, 2600 epochs of 899 pairs.
 "small": 1.55 million weights for images of 64 voxels a side (375 thousand in 2-D), a rate of the encoder that
 suits fewer steps, and more points than the published rule has for so small images.
-"small-unet": 1.25 million weights, for few steps with few, unlike pairs at a time: the code by a `LatentUNet`,
-lower rates, and fewer points, since the known maps of generated pairs guide it.
+"small-unet": 1.25 million weights, for few steps with few, unlike pairs at a time: the code by a
+`LatentUNet`, lower rates, and fewer points, since the known maps of generated pairs guide it.
 """
 
 
