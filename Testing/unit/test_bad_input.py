@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -355,7 +355,16 @@ sys.exit(main(sys.argv[1:]))
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Interrupts, also by processes started here where these tests were started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @POSIX
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_in_the_middle(number: signal.Signals, tmp_path: Path) -> None:
     size = (64, 64, 64)
