@@ -121,7 +121,8 @@ REPRESENTATIONS: dict[str, ChoiceText] = {
 
 SIMILARITIES: dict[str, ChoiceText] = {
     "auto": ChoiceText(
-        "Automatic", "Chosen from the images: local correlation for one contrast, MIND for two."
+        "Automatic",
+        "Chosen from the images: local correlation for one contrast, MIND with mutual information for two.",
     ),
     "mse": ChoiceText("Mean squared difference", "Same scanner, same units, as CT on CT."),
     "ncc": ChoiceText("Correlation", "Same contrast up to brightness and gain."),
@@ -133,9 +134,10 @@ SIMILARITIES: dict[str, ChoiceText] = {
     ),
     "nmi": ChoiceText("Mutual information", "Two contrasts, such as CT and MR, that depend on one another."),
     "mind": ChoiceText("MIND", "Two contrasts, such as MR and ultrasound, that share edges and texture."),
+    "mind-nmi": ChoiceText("MIND and mutual information", "Two contrasts, whatever they share."),
 }
 
-ACROSS_CONTRASTS = ("mind", "nmi")
+ACROSS_CONTRASTS = ("mind", "nmi", "mind-nmi")
 """Similarities for images of different contrasts."""
 
 PRECISIONS = ("auto", "float32", "bfloat16")

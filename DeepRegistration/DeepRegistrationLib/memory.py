@@ -32,7 +32,15 @@ _USABLE = 0.92
 LINEAR = ("rigid", "affine")
 
 _FLOAT = 4
-_SIMILARITY = {"mse": 75, "ncc": 85, "lncc": 110, "adaptive-ncc": 200, "mind": 575, "nmi": 100}
+_SIMILARITY = {
+    "mse": 75,
+    "ncc": 85,
+    "lncc": 110,
+    "adaptive-ncc": 200,
+    "mind": 575,
+    "nmi": 100,
+    "mind-nmi": 600,
+}
 """Bytes a working voxel takes by similarity, gradient included."""
 
 _REPRESENTATION = {

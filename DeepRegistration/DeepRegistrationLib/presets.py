@@ -89,7 +89,7 @@ def similarity_for(name: str, preset: Preset) -> Similarity:
     """The similarity of that name, as a preset wants it; intensities are in [0, 1]."""
     if name == "lncc":
         return LocalNCC(preset.radius, gradient="centre")
-    if name == "nmi":
+    if name in ("nmi", "mind-nmi"):
         return similarity_by_name(name, warped_range=(0.0, 1.0), fixed_range=(0.0, 1.0))
     return similarity_by_name(name)
 

@@ -282,7 +282,7 @@ class Session:
         kind = representation(self.options.representation)
         name = self.options.similarity
         if name == "auto":
-            name = "lncc" if self._correlation(pair, linear.transform) >= _SAME_CONTRAST else "mind"
+            name = "lncc" if self._correlation(pair, linear.transform) >= _SAME_CONTRAST else "mind-nmi"
         weights = self._weights()
         prediction = method_by_name(self.options.method).predict(
             MethodInput(

@@ -27,7 +27,7 @@ REPRESENTATIONS = (
     "neural-field",
     "affine",
 )
-SIMILARITIES = ("lncc", "mse", "mind", "nmi", "ncc", "adaptive-ncc")
+SIMILARITIES = ("lncc", "mse", "mind", "nmi", "mind-nmi", "ncc", "adaptive-ncc")
 DEFAULT = {"representation": "diffeomorphic", "similarity": "lncc", "preset": "fast", "method": "dio"}
 
 

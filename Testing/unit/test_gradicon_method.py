@@ -14,7 +14,7 @@ from DeepRegistrationLib.frame import Frame, Volume
 from DeepRegistrationLib.methods import METHODS, MethodInput
 from DeepRegistrationLib.methods.gradicon.predictor import Predictor
 from DeepRegistrationLib.methods.predicting import looks
-from DeepRegistrationLib.objectives import LocalNCC, MeanSquaredError, MindSSC
+from DeepRegistrationLib.objectives import LocalNCC, MeanSquaredError, MindAndInformation, MindSSC
 from DeepRegistrationLib.prepare import crop, foreground_box, normalised
 from DeepRegistrationLib.presets import PRESETS
 from DeepRegistrationLib.progress import CancelToken, Progress, Reporter
@@ -127,7 +127,7 @@ def test_a_prediction_that_makes_things_worse_is_left_out(similarity: object) ->
     assert GRADICON.predict(better).start is not None
 
 
-@pytest.mark.parametrize("similarity", [LocalNCC(2), MindSSC()])
+@pytest.mark.parametrize("similarity", [LocalNCC(2), MindSSC(), MindAndInformation()])
 def test_the_accurate_preset_adapts_the_networks_and_leaves_the_weights(similarity: object) -> None:
     weights = constant_weights(turned(2), 0.8)
     before = {name: tensor.clone() for name, tensor in weights.state.items()}

@@ -16,7 +16,7 @@ from DeepRegistrationLib.methods import METHODS, MethodInput
 from DeepRegistrationLib.methods import nephi as module
 from DeepRegistrationLib.methods.nephi.predictor import CONFIGURATIONS, Predictor
 from DeepRegistrationLib.metrics import fold_statistics
-from DeepRegistrationLib.objectives import LocalNCC, MindSSC
+from DeepRegistrationLib.objectives import LocalNCC, MindAndInformation, MindSSC
 from DeepRegistrationLib.prepare import crop, foreground_box, normalised
 from DeepRegistrationLib.presets import PRESETS
 from DeepRegistrationLib.progress import CancelToken, Progress, Reporter
@@ -127,7 +127,9 @@ def test_without_weights_and_without_time_it_says_so() -> None:
     assert "no trained weights for NePhi" in found.warnings[0]
 
 
-@pytest.mark.parametrize(("d", "similarity"), [(2, LocalNCC(2)), (2, MindSSC()), (3, LocalNCC(2))])
+@pytest.mark.parametrize(
+    ("d", "similarity"), [(2, LocalNCC(2)), (2, MindSSC()), (2, MindAndInformation()), (3, LocalNCC(2))]
+)
 def test_without_weights_the_networks_are_fitted_to_the_pair(d: int, similarity: object) -> None:
     given = replace(pair(d, None), preset=FITTING, similarity=similarity)
     found = NEPHI.predict(given)

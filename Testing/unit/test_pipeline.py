@@ -161,7 +161,7 @@ def test_progress_rises_to_one_and_cancelling_is_quick() -> None:
         assert len(seen) == at
 
 
-@pytest.mark.parametrize(("inverted", "expected"), [(False, "lncc"), (True, "mind")])
+@pytest.mark.parametrize(("inverted", "expected"), [(False, "lncc"), (True, "mind-nmi")])
 @pytest.mark.parametrize("frame", [FLAT, SOLID], ids=["2-D", "3-D"])
 def test_auto_takes_the_measure_that_fits_the_contrast(inverted: bool, expected: str, frame: Frame) -> None:
     moving = picture(frame, SHIFT, inverted)
@@ -171,14 +171,14 @@ def test_auto_takes_the_measure_that_fits_the_contrast(inverted: bool, expected:
     assert miss(result, frame) < 0.6 * START_MISS[frame.dimension]
 
 
-@pytest.mark.parametrize(("contrast", "expected"), [("t1", "lncc"), ("t2", "mind")])
+@pytest.mark.parametrize(("contrast", "expected"), [("t1", "lncc"), ("t2", "mind-nmi")])
 def test_auto_on_a_head_of_the_same_and_of_another_contrast(contrast: str, expected: str) -> None:
     pair = demo_pair(spacing=8.0, contrast=contrast)
     result = register(pair.fixed, pair.moving, representation="rigid", preset="fast", device="cpu")
     assert result.quality["parameters"]["similarity_used"] == expected
 
 
-@pytest.mark.parametrize("similarity", ["mse", "ncc", "lncc", "adaptive-ncc", "nmi", "mind"])
+@pytest.mark.parametrize("similarity", ["mse", "ncc", "lncc", "adaptive-ncc", "nmi", "mind", "mind-nmi"])
 def test_every_similarity_finds_the_shift(similarity: str) -> None:
     assert miss(run(similarity=similarity), SOLID) < 0.6 * START_MISS[3]
 

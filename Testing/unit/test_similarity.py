@@ -70,7 +70,7 @@ def test_every_measure_prefers_aligned_images(name: str) -> None:
 
 
 def test_registry() -> None:
-    assert set(SIMILARITIES) == {"mse", "ncc", "lncc", "adaptive-ncc", "nmi", "mind"}
+    assert set(SIMILARITIES) == {"mse", "ncc", "lncc", "adaptive-ncc", "nmi", "mind", "mind-nmi"}
     measure = similarity_by_name("lncc", radius=3)
     assert isinstance(measure, LocalNCC) and measure.radius == 3
     with pytest.raises(InputError, match="ssd"):

@@ -8,6 +8,7 @@ from .common import Similarity
 from .gaussian_ncc import GaussianNCC
 from .local_ncc import LocalNCC
 from .mind import MindSSC, mind_descriptor
+from .mind_information import MindAndInformation
 from .mutual_information import NormalisedMutualInformation
 from .prompts import LabelOverlap, LandmarkDistance, combined_weight, one_hot
 from .regularity import (
@@ -29,6 +30,7 @@ __all__ = [
     "LandmarkDistance",
     "LocalNCC",
     "MeanSquaredError",
+    "MindAndInformation",
     "MindSSC",
     "NormalisedMutualInformation",
     "Similarity",
@@ -51,6 +53,7 @@ SIMILARITIES: dict[str, type[Similarity]] = {
     "adaptive-ncc": AdaptiveNCC,
     "nmi": NormalisedMutualInformation,
     "mind": MindSSC,
+    "mind-nmi": MindAndInformation,
 }
 """The measures by the names users choose them by."""
 

@@ -33,7 +33,7 @@ def feature_alignment(pair: MethodInput, learned: Prediction) -> FieldTransform 
     """
     whole = pair.fixed.frame
     frame = whole.resized(finest_size(whole.size, whole.spacing, _VOXELS))
-    settings = settings_for(PRESETS["fast"], Diffeomorphic.name, "mind")
+    settings = settings_for(PRESETS["fast"], Diffeomorphic.name, "mind-nmi")
     objective = PairObjective(learned.channels, pair.linear)
     start = Diffeomorphic(frame, pair.fixed.data.device)
     found, _ = solve(objective, start, settings, pair.report, "Aligning the features")

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from ...frame import Frame
-from ...objectives import MindSSC, NormalisedMutualInformation, Similarity
 from ...weights import Weights
 from ..base import MethodInput
 from ..maps import BatchMap
@@ -39,15 +38,10 @@ class GradIcon(PredictingMethod):
         it takes minutes where the solver takes seconds.
         """
         if pair.preset.instance_steps and (fixed.is_cuda or fixed.numel() <= _ADAPTED_ON_PROCESSOR):
-            loss = network.pair_loss(pair.similarity if _across_contrasts(pair.similarity) else None)
+            loss = network.pair_loss(pair.similarity if pair.similarity.across_contrasts else None)
             network = optimised(network, moving, fixed, loss, pair.preset.instance_steps, report=pair.report)
         with torch.no_grad():
             return network(moving, fixed)
-
-
-def _across_contrasts(similarity: Similarity) -> bool:
-    """Whether a measure was chosen since the contrasts differ; the networks' own then misleads."""
-    return isinstance(similarity, (MindSSC, NormalisedMutualInformation))
 
 
 __all__ = ["GradIcon"]

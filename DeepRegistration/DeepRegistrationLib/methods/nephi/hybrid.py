@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from ...field import Field
 from ...objective import PairObjective
-from ...objectives import MindSSC, NormalisedMutualInformation
 from ...presets import finest_frame, settings_for
 from ...progress import Reporter
 from ...solver import scale_frame, solve
@@ -32,8 +31,8 @@ def coarse_start(pair: MethodInput, report: Reporter | None = None) -> Field:
     Raises:
         Cancelled: within one iteration of being asked to.
     """
-    across = isinstance(pair.similarity, MindSSC | NormalisedMutualInformation)
-    settings = settings_for(pair.preset, Diffeomorphic.name, "mind" if across else "lncc")
+    name = "mind-nmi" if pair.similarity.across_contrasts else "lncc"
+    settings = settings_for(pair.preset, Diffeomorphic.name, name)
     settings = replace(settings, scales=settings.scales[:1])
     finest = finest_frame(pair.preset, pair.fixed.frame)
     frame = scale_frame(finest, settings.scales[0].factor, settings.smallest)
