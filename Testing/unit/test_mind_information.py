@@ -31,6 +31,15 @@ def test_another_fixed_image_is_noticed() -> None:
     assert float(both(seen, both.prepare(c))) == float(fresh(seen, fresh.prepare(c)))
 
 
+@pytest.mark.parametrize("shape", [(9, 10), (6, 9, 10)])
+def test_at_scattered_points_it_is_what_it_is_on_the_lattice(shape: tuple[int, ...]) -> None:
+    a, b = (torch.rand(1, 1, *shape, generator=GENERATOR) for _ in range(2))
+    both = MindAndInformation()
+    a, b = both.prepare(a), both.prepare(b)
+    apart = (v.flatten(2)[:, :, None] for v in (a, b))
+    assert float(both(*apart)) == pytest.approx(float(both(a, b)), rel=1e-5)
+
+
 def test_gradient() -> None:
     """Against differences, in double precision; values keep to the middle of the histogram's range."""
     a, b = (0.3 + 0.4 * torch.rand(1, 1, 5, 6, 5, generator=GENERATOR).double() for _ in range(2))

@@ -23,6 +23,7 @@ from DeepRegistrationLib.objectives import (
     GlobalNCC,
     LocalNCC,
     MeanSquaredError,
+    MindAndInformation,
     MindSSC,
     NormalisedMutualInformation,
     Similarity,
@@ -100,8 +101,9 @@ def test_points_that_only_one_image_has_do_not_count() -> None:
 
 
 def test_what_needs_neighbourhoods_is_replaced_by_the_correlation() -> None:
-    for kept in (MeanSquaredError(), GlobalNCC(), NormalisedMutualInformation(), MindSSC()):
-        assert measured_at_points(kept) is kept  # MIND compares descriptors, point by point
+    descriptors = MindSSC(), MindAndInformation()  # which are compared point by point
+    for kept in (MeanSquaredError(), GlobalNCC(), NormalisedMutualInformation(), *descriptors):
+        assert measured_at_points(kept) is kept
     assert isinstance(measured_at_points(LocalNCC(2)), GlobalNCC)
 
 
@@ -115,7 +117,8 @@ def test_from_scratch_the_images_grow_alike_without_folds(d: int, steps: int) ->
 
 
 @pytest.mark.parametrize(
-    "similarity", [MeanSquaredError(), LocalNCC(2), MindSSC(), NormalisedMutualInformation()]
+    "similarity",
+    [MeanSquaredError(), LocalNCC(2), MindSSC(), NormalisedMutualInformation(), MindAndInformation()],
 )
 def test_any_measure_of_the_pair_is_taken(similarity: Similarity) -> None:
     given = pair(2, similarity)

@@ -20,10 +20,12 @@ class Similarity(ABC):
         oriented: whether `prepare` gives descriptors of directions along the lattice, which compare only
             between lattices whose axes agree.
         across_contrasts: whether it is for images of different contrasts.
+        pointwise: whether what was prepared compares at scattered points too, without neighbourhoods.
     """
 
     oriented: ClassVar[bool] = False
     across_contrasts: ClassVar[bool] = False
+    pointwise: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, warped: Tensor, fixed: Tensor, weight: Tensor | None = None) -> Tensor:

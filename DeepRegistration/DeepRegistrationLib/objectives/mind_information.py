@@ -22,6 +22,7 @@ class MindAndInformation(Similarity):
 
     oriented = True
     across_contrasts = True
+    pointwise = True
 
     def __init__(
         self,
@@ -30,20 +31,20 @@ class MindAndInformation(Similarity):
     ) -> None:
         self._structure = MindSSC()
         self._information = NormalisedMutualInformation(warped_range=warped_range, fixed_range=fixed_range)
-        self._fixed = Cached(_parts)
+        self._values = 1
+        self._fixed = Cached(self._parts)
 
     def prepare(self, image: Tensor) -> Tensor:
         """Descriptors and values, (1, 13 C, *S), in 2-D (1, 5 C, *S)."""
+        self._values = image.shape[1]  # values at scattered points do not tell how many axes there were
         return torch.cat([self._structure.prepare(image), image], 1)
 
     def __call__(self, warped: Tensor, fixed: Tensor, weight: Tensor | None = None) -> Tensor:
         check_pair(warped, fixed, weight)
-        (of_warped, values), (of_fixed, goal) = _parts(warped), self._fixed(fixed)
+        (of_warped, values), (of_fixed, goal) = self._parts(warped), self._fixed(fixed)
         structure = self._structure(of_warped, of_fixed, weight)
         return (structure + self._information(values, goal, weight)) / 2
 
-
-def _parts(prepared: Tensor) -> tuple[Tensor, Tensor]:
-    """Descriptors and values of what `MindAndInformation.prepare` made."""
-    values = prepared.shape[1] // (13 if prepared.ndim == 5 else 5)
-    return prepared[:, :-values], prepared[:, -values:]
+    def _parts(self, prepared: Tensor) -> tuple[Tensor, Tensor]:
+        """Descriptors and values of what `prepare` made."""
+        return prepared[:, : -self._values], prepared[:, -self._values :]

@@ -31,6 +31,7 @@ class NormalisedMutualInformation(Similarity):
     """
 
     across_contrasts = True
+    pointwise = True
 
     def __init__(
         self,

@@ -14,6 +14,8 @@ _FLAT = 1e-10
 class MeanSquaredError(Similarity):
     """Weighted mean of the squared difference, over voxels and channels; squared intensity units, >= 0."""
 
+    pointwise = True
+
     def __call__(self, warped: Tensor, fixed: Tensor, weight: Tensor | None = None) -> Tensor:
         check_pair(warped, fixed, weight)
         if weight is None:
@@ -29,6 +31,8 @@ class GlobalNCC(Similarity):
     0 is a perfect increasing linear relation, 1 none (also where an image is constant), 2 a perfect
     decreasing one.
     """
+
+    pointwise = True
 
     def __call__(self, warped: Tensor, fixed: Tensor, weight: Tensor | None = None) -> Tensor:
         check_pair(warped, fixed, weight)

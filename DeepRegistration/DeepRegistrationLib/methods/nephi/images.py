@@ -11,7 +11,7 @@ from ...field import Field
 from ...frame import Volume
 from ...interpolation import sample
 from ...objective import normalised_matrix
-from ...objectives import GlobalNCC, MeanSquaredError, NormalisedMutualInformation, Similarity
+from ...objectives import GlobalNCC, Similarity
 from ...transforms.linear import LinearTransform
 
 
@@ -76,8 +76,7 @@ class PairImages:
 
 def measured_at_points(similarity: Similarity) -> Similarity:
     """The measure itself where it needs no neighbourhoods, else the correlation over all points."""
-    pointwise = isinstance(similarity, MeanSquaredError | GlobalNCC | NormalisedMutualInformation)
-    return similarity if pointwise else GlobalNCC()
+    return similarity if similarity.pointwise else GlobalNCC()
 
 
 def _linear(matrix: Tensor, points: Tensor) -> Tensor:
