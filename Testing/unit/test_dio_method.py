@@ -96,7 +96,8 @@ def test_learned_features_are_one_channel_of_both_images(name: str) -> None:
 
 
 def test_with_weights_it_starts_from_the_aligned_features_and_compares_both() -> None:
-    pair = given(weights=weights(), similarity=similarity_for("mind", PRESETS["fast"]))
+    across = similarity_for("mind", PRESETS["fast"])
+    pair = given(weights=weights(name="small-labels"), similarity=across)
     features, images = method_by_name("dio").predict(pair).channels
     assert isinstance(features.fixed, Pyramid) and images.fixed is pair.fixed
     pair = given(weights=weights())  # of one contrast: the images alone
@@ -107,6 +108,15 @@ def test_with_weights_it_starts_from_the_aligned_features_and_compares_both() ->
     ring = points[((points.norm(dim=-1) - 10).abs() < 1)]  # where there is something to see
     moved = prediction.start.map(ring) - ring
     assert torch.allclose(moved.mean(0), torch.tensor([2.0, 2.0]).double(), atol=0.5)
+
+
+def test_weights_of_one_contrast_are_not_asked_across_two() -> None:
+    across = similarity_for("mind-nmi", PRESETS["fast"])
+    pair = given(weights=weights(), similarity=across)  # `small` learns by an image loss
+    prediction = method_by_name("dio").predict(pair)
+    (channel,) = prediction.channels
+    assert channel.fixed is pair.fixed and channel.similarity is across and prediction.start is None
+    assert len(prediction.warnings) == 1 and "within one contrast" in prediction.warnings[0]
 
 
 def test_features_that_make_the_images_less_alike_are_left_out() -> None:

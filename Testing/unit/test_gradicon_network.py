@@ -78,6 +78,24 @@ def test_alone_a_pair_does_not_depend_on_the_rest_of_the_batch_in_training_eithe
     assert not torch.allclose(*pairs["small"], atol=1e-3)
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_asked_both_ways_round_equal_images_stay_and_exchanged_ones_move_back(count: int) -> None:
+    first, second = torch.rand(2, 1, 1, 21, 26)
+    for name, odd in (("small-alone", True), ("small", False)):
+        torch.manual_seed(0)
+        predictor = Predictor(name, 2, count).eval()
+        for part in predictor.modules():
+            if isinstance(part, TallUNet):
+                torch.nn.init.normal_(part.last.weight, std=0.02)
+                torch.nn.init.constant_(part.last.bias, 0.05)
+        with torch.no_grad():
+            still = predictor(first, first).displacement((21, 26))
+            assert float(still.abs().max()) < 1e-5 if odd else float(still.abs().max()) > 0.01
+            if count == 1:
+                there, back = predictor(first, second), predictor(second, first)
+                assert torch.equal(there.field, -back.field) == odd and bool(there.field.any())
+
+
 def test_halving_averages_the_voxels_there_are() -> None:
     image = torch.arange(5.0).view(1, 1, 1, 5)
     assert halved(image)[0, 0, 0].tolist() == [0.5, 2.5, 4.0]

@@ -24,10 +24,9 @@ def weights(*shape: int) -> Weights:
 
 
 def test_voxels_are_equally_long_and_a_thin_box_stays_thin() -> None:
-    frame = Frame.regular((200, 180, 18), (1.0, 1.0, 1.0))
-    coarse, fine, again = looks(weights(48, 48, 48), frame)
-    assert again == fine
-    for found, share in ((coarse, 0.75), (fine, 1.4)):
+    frame = Frame.regular((400, 360, 36), 0.5)
+    coarse, fine, finer = looks(weights(48, 48, 48), frame)
+    for found, share in ((coarse, 0.75), (fine, 1.4), (finer, 2.0)):
         assert found.voxels == pytest.approx(48**3 * share**3, rel=0.15)
         assert max(found.spacing) < 1.15 * min(found.spacing)
         assert found.extent == pytest.approx(frame.extent)
@@ -40,6 +39,7 @@ def test_no_look_is_finer_than_the_image() -> None:
     assert only.size == small.size
     coarse, fine, _ = looks(weights(22, 22, 22), small)
     assert coarse.voxels < fine.voxels <= 1.05 * small.voxels
+    assert len(looks(weights(22, 22, 22), small, (2.0, 2.0))) == 1
 
 
 def blob(frame: Frame, at: float) -> Volume:

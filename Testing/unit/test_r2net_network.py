@@ -370,6 +370,19 @@ def test_the_order_of_the_images_matters_and_every_weight_is_reached() -> None:
         assert parameter.grad is not None and float(parameter.grad.abs().max()) > 0, name
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_asked_both_ways_round_equal_images_stay_and_exchanged_ones_move_back(shared: bool) -> None:
+    network = stirred("small-lncc", 2, shared).eval()
+    first, second = torch.rand(2, 1, 1, 17, 22)
+    with torch.no_grad():
+        assert not network(first, first).field.any()
+        there, back = network.initial(first, second).mean, network.initial(second, first).mean
+        assert float(there.abs().max()) > 0.1 and torch.equal(there, -back)
+        assert torch.equal(network(first, second).field, network.displaced(there).field)
+        bare = stirred("small", 2, shared).eval()
+        assert bool(bare(first, first).field.any())
+
+
 def test_it_is_watched_between_layers() -> None:
     network, calls = stirred("small", 2, True).eval(), []
     images = torch.rand(2, 1, 1, 16, 16)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,12 +33,10 @@ NO_HELP = (
     "may not have been trained for images like these."
 )
 
-
-_LOOKS = (0.75, 1.4, 1.4)
+SCALES = (0.75, 1.4, 2.0)
 """Voxels along a side, times those of the training images, of the looks a network takes at a pair. Networks
-know shapes by their voxels: the coarser look sees large shifts as smaller ones, the finer ones more detail,
-the second of them what the first has left. (Two coarser looks did not help.)"""
-
+know shapes by their voxels: a coarser look sees large shifts as smaller ones, a finer one more detail, and
+what the ones before it have left."""
 
 _WORTHWHILE = 0.1
 """Share of what separates two images from perfect that a look has to gain, see `improves`. On images unlike
@@ -61,9 +60,9 @@ class PredictingMethod(Method):
         """The network's map from the fixed frame's box to itself, before the linear map.
 
         Fixed and linearly aligned moving image are cut to about as many voxels as the network was trained on,
-        over the fixed image's box, once coarser and then finer; from the second time on the moving image is
+        over the fixed image's box, at each of its scales; from the second time on the moving image is
         warped by what was found before, and the maps are composed. Where the solver goes on from there,
-        the coarser look is all: the solver finds details sooner. The result is evaluated on the lattice the
+        the first look is all: the solver finds details sooner. The result is evaluated on the lattice the
         solver works on. A map that does not make the images clearly more alike is left out; with a warning,
         if that leaves none.
 
@@ -77,7 +76,7 @@ class PredictingMethod(Method):
         pair.report("Predicting", 0.0)
         network = self.network(pair.weights).to(pair.fixed.data.device)
         found: BatchMap | None = None
-        frames = looks(pair.weights, pair.fixed.frame)
+        frames = looks(pair.weights, pair.fixed.frame, self.scales(pair.weights))
         for frame in frames[:1] if any(pair.preset.iterations) else frames:
             fixed, moving = network_images(pair, frame)
             if found is not None:
@@ -95,6 +94,10 @@ class PredictingMethod(Method):
         pair.report("Predicting", 1.0)
         return replace(plain, start=start)
 
+    def scales(self, weights: Weights) -> tuple[float, ...]:
+        """Of the looks, see `SCALES`."""
+        return SCALES
+
     @abstractmethod
     def network(self, weights: Weights) -> nn.Module:
         """The network with its weights, ready to predict.
@@ -110,11 +113,11 @@ class PredictingMethod(Method):
         """The pull-back that brings moving onto fixed, images (1, 1, *S) on `frame`; no gradients kept."""
 
 
-def looks(weights: Weights, frame: Frame) -> list[Frame]:
-    """The box of `frame` cut into voxels equally long on all sides, coarser and finer (`_LOOKS`).
+def looks(weights: Weights, frame: Frame, scales: Sequence[float] = SCALES) -> list[Frame]:
+    """The box of `frame` cut into voxels equally long on all sides, once for each of `scales`.
 
-    About as many as the training images had, and not finer than `frame` itself, whose details are all there
-    is to see: then one look is all.
+    Along a side about as many as the training images had, times the scale, and not finer than `frame` itself,
+    whose details are all there is to see: then one look is all.
 
     Raises:
         InputError: the weights do not tell.
@@ -124,7 +127,7 @@ def looks(weights: Weights, frame: Frame) -> list[Frame]:
         raise InputError("The weights file does not say for what size of image the network was trained.")
     side = float(np.prod(frame.extent) / np.prod(shape)) ** (1 / frame.dimension)
     finest = float(np.prod(frame.extent) / frame.voxels) ** (1 / frame.dimension)
-    steps = [max(side / share, finest) for share in _LOOKS]
+    steps = [max(side / share, finest) for share in scales]
     return [frame.with_spacing(step) for step in (steps if steps[0] > finest else steps[:1])]
 
 

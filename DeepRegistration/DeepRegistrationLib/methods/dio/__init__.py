@@ -15,6 +15,11 @@ from ..predicting import NO_HELP
 from .alignment import feature_alignment
 from .inference import learned_features
 
+_ONE_CONTRAST = (
+    "{title}'s weights were trained within one contrast, and these images are of two: its features were left "
+    "out, and the images themselves were compared."
+)
+
 
 class Dio(Method):
     """Features per image, then optimisation."""
@@ -24,9 +29,10 @@ class Dio(Method):
     def predict(self, pair: MethodInput) -> Prediction:
         """What to compare, the feature images, and what aligning the features alone gives, to start from.
 
-        Across contrasts, images and features are compared together from there on; within one, the images
-        know better. Where the start does not help (by the similarity chosen, see `improves`), the features
-        are left out altogether, with a warning.
+        Across contrasts, images and features are compared together from there on, but weights that were
+        trained within one contrast are not asked; within one, the images know better. Where the start does
+        not help (by the similarity chosen, see `improves`), the features are left out altogether, with a
+        warning.
 
         Raises:
             InputError: the weights do not fit the network they name, or the images.
@@ -35,6 +41,8 @@ class Dio(Method):
         images = classical_features(pair)
         if pair.weights is None:
             return images
+        if pair.similarity.across_contrasts and not pair.weights.convention.get("across_contrasts", True):
+            return replace(images, warnings=(*images.warnings, _ONE_CONTRAST.format(title=self.title)))
         learned = learned_features(pair)
         start = feature_alignment(pair, learned)
         if start is None:

@@ -151,12 +151,14 @@ class DioTask(TrainingTask):
 
     def convention(self, configuration: str, dimension: int) -> dict[str, Any]:
         """`network` describes the feature network; `voxel_mm` is the voxel size its input has to have,
-        None for the working one."""
+        None for the working one; `across_contrasts` says whether it was trained without an image loss, which
+        only images of one contrast can have."""
         chosen = self.configurations[configuration]
         return {
             "intensity": [0.0, 1.0],
             "channels": 1,
             "voxel_mm": None,
+            "across_contrasts": chosen.image_weight == 0,
             "shape": [chosen.shape] * dimension,
             "network": asdict(chosen.features),
         }

@@ -15,7 +15,7 @@ from ..base import MethodInput
 from ..maps import BatchMap
 from ..predicting import PredictingMethod
 from .instance import optimised
-from .predictor import Predictor
+from .predictor import CONFIGURATIONS, Predictor
 
 _ADAPTED_ON_PROCESSOR = 1 << 16
 """Voxels up to which a processor adapts the networks; 64^3 would take it some minutes."""
@@ -25,6 +25,9 @@ class GradIcon(PredictingMethod):
     """A prediction by trained networks, refined by the shared solver."""
 
     name = "gradicon"
+
+    def scales(self, weights: Weights) -> tuple[float, ...]:
+        return CONFIGURATIONS[weights.configuration].scales
 
     def network(self, weights: Weights) -> Predictor:
         return Predictor.from_weights(weights)

@@ -12,6 +12,7 @@ from ...networks.tall_unet import TallUNet
 from ...objectives import GaussianNCC, Similarity
 from ...weights import Weights
 from ..maps import BatchMap
+from ..predicting import SCALES
 from .inverse_consistency import InverseConsistency
 from .loss import PairLoss
 from .steps import Displace, Step, TwoStep, multi_step
@@ -37,6 +38,8 @@ class Configuration:
         rate: learning rate.
         size: voxels along each side of the training images.
         alone: see `TallUNet`.
+        odd: see `Displace`.
+        scales: of the looks taken at a pair, see `predicting.SCALES`.
     """
 
     down: tuple[int, ...]
@@ -49,6 +52,8 @@ class Configuration:
     rate: float
     size: int
     alone: bool = False
+    odd: bool = False
+    scales: tuple[float, ...] = SCALES
 
 
 _SMALL = Configuration(
@@ -65,7 +70,7 @@ _SMALL = Configuration(
 
 CONFIGURATIONS: Mapping[str, Configuration] = {
     "small": _SMALL,
-    "small-alone": replace(_SMALL, alone=True, rate=1.5e-4),
+    "small-alone": replace(_SMALL, alone=True, odd=True, scales=(2.0, 2.0), rate=1.5e-4),
     "paper": Configuration(
         down=(2, 16, 32, 64, 256, 512),
         up=(16, 32, 64, 128, 256),
@@ -85,7 +90,9 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
 "small": 936 thousand weights a network (250 in 2-D) for images of 64 voxels a side. Its rate is ten times
 the published one, which suits smaller networks and the few thousand steps that a processor manages.
 "small-alone": the same for images of many kinds, of which a batch holds few: without the batch's statistics,
-with which training on generated anatomy stood still, and at a lower rate.
+with which training on generated anatomy stood still, at a lower rate, and asked both ways round. It looks
+at finer voxels than it was trained on: at a half and a quarter of the resolution it looks anyway, and with
+still coarser ones slabs of heads were parted, by up to 0.02 of Dice, though they had become more alike.
 """
 
 
@@ -110,7 +117,8 @@ class Predictor(Step):
             )
         self.configuration, self.dimension, self.count = CONFIGURATIONS[configuration], dimension, count
         networks = [self._network() for _ in range(count)]
-        self.step = multi_step(networks, min(_COARSER, count - 1), self.configuration.size)
+        c = self.configuration
+        self.step = multi_step(networks, min(_COARSER, count - 1), c.size, c.odd)
 
     @classmethod
     def from_weights(cls, weights: Weights) -> Predictor:
@@ -125,7 +133,7 @@ class Predictor(Step):
     def extend(self) -> None:
         """Append one more network at full resolution; its output is zero, so nothing changes yet."""
         like = next(self.parameters())
-        last = Displace(self._network().to(like), self.configuration.size)
+        last = Displace(self._network().to(like), self.configuration.size, self.configuration.odd)
         self.step = TwoStep(self.step, last)
         self.count += 1
 

@@ -37,14 +37,19 @@ class Displace(Step):
     Args:
         network: (B, 2 C, *S) to (B, d, *S): moving and fixed image side by side.
         side: voxels along each side of the images it is trained on.
+        odd: whether the network is asked both ways round, and half the difference counts: equal images then
+            stay where they are, and exchanged ones move the other way. On images unlike those trained on,
+            what a network gives for any pair whatever can otherwise outweigh what it sees of this one.
     """
 
-    def __init__(self, network: nn.Module, side: float) -> None:
+    def __init__(self, network: nn.Module, side: float, odd: bool = False) -> None:
         super().__init__()
-        self.network, self.reach = network, _SHARE_OF_SIDE * side
+        self.network, self.reach, self.odd = network, _SHARE_OF_SIDE * side, odd
 
     def forward(self, moving: Tensor, fixed: Tensor) -> FieldMap:
         raw = self.network(torch.cat([moving, fixed], 1))
+        if self.odd:
+            raw = (raw - self.network(torch.cat([fixed, moving], 1))) / 2
         # Coordinates need more digits than mixed precision leaves; the box is 2 units wide.
         exact = raw if raw.dtype == torch.float64 else raw.float()
         voxel = 2 / exact.new_tensor(exact.shape[:1:-1])
@@ -87,10 +92,10 @@ class Downsample(Step):
         return result if set(ratio) == {1.0} else LargerBoxMap(result, ratio)
 
 
-def multi_step(networks: Sequence[nn.Module], coarser: int, side: float) -> Step:
+def multi_step(networks: Sequence[nn.Module], coarser: int, side: float, odd: bool = False) -> Step:
     """The networks as one step, the first `coarser` of them at 2^coarser, ..., 4, 2 times coarser voxels.
 
-    `side` is that of the training images, voxels.
+    `side` is that of the training images, voxels; for `odd` see `Displace`.
 
     `multi_step([a, b, c, d], 2)` is TwoStep(TwoStep(Down(TwoStep(Down(a), b)), c), d): the published
     predictor, whose first training stage has no d.
@@ -100,8 +105,8 @@ def multi_step(networks: Sequence[nn.Module], coarser: int, side: float) -> Step
     """
     if not 0 <= coarser < len(networks):
         raise InputError("At least one network of a multi-step predictor has to see the full resolution.")
-    step: Step = Displace(networks[0], side / 2**coarser)
+    step: Step = Displace(networks[0], side / 2**coarser, odd)
     for k, network in enumerate(networks[1:]):
-        here = Displace(network, side / 2 ** max(0, coarser - k - 1))
+        here = Displace(network, side / 2 ** max(0, coarser - k - 1), odd)
         step = TwoStep(Downsample(step) if k < coarser else step, here)
     return step

@@ -31,6 +31,9 @@ _HELD_OUT = 128
 _SLABS = 2
 """Sets the draws that decide on slabs apart from all others (`PairSource`)."""
 
+_THICKNESS = (1 / 11, 1 / 3)
+"""Of a slab, as a share of its width; as likely by any factor."""
+
 _LEAST_VOXELS = 0.0005
 """A structure smaller than this share of an image is not among its labels."""
 
@@ -64,11 +67,12 @@ class Cut:
     def slab(cls, shape: tuple[int, ...], draw: np.random.Generator) -> Cut:
         """A slab across any axis; more is drawn, since a deformation moves parts into it and out of it.
 
-        Its sides are multiples of four, as networks that halve them twice need.
+        It has about as many voxels as the other images, which is what a slab is cut into for a network to
+        look at. Its sides are multiples of four, as networks that halve them twice need.
         """
-        axis, share = int(draw.integers(3)), float(draw.uniform(1 / 6, 1 / 3))
-        wide = [max(8, 4 * round(1.25 * n / 4)) for n in shape]
-        thick, beyond = max(8, 4 * round(share * shape[axis] / 4)), -(-shape[axis] // 8)
+        axis, share = int(draw.integers(3)), float(np.exp(draw.uniform(*np.log(_THICKNESS))))
+        wide = [max(8, 4 * round(n / share ** (1 / 3) / 4)) for n in shape]
+        thick, beyond = max(8, 4 * round(share * wide[axis] / 4)), -(-wide[axis] // 10)
         drawn, kept = list(wide), [slice(None)] * 3
         drawn[axis], kept[axis] = thick + 2 * beyond, slice(beyond, beyond + thick)
         return cls(tuple(drawn), tuple(wide), tuple(kept))
@@ -95,8 +99,8 @@ class AnatomyPairs(GeneratedPairs):
         labels: structures with a label, drawn anew for each pair.
         landmarks: points on borders of structures; 0 for none.
         ultrasound: share of the images that are of that kind, where contrasts differ.
-        thin: share of the steps (3-D) whose pairs are slabs: the middle of a wider body, a sixth to a third
-            as thick as the other images are, and a quarter wider.
+        thin: share of the steps (3-D) whose pairs are slabs: the middle of a wider body, from a third of
+            its width down to an eleventh, in about as many voxels as the other images.
     """
 
     size = 64
