@@ -91,6 +91,33 @@ def test_what_helps_is_composed_and_the_rest_left_out(
     assert len(seen) == 1 and (refined.start is not None) is (steps[0] > 0)
 
 
+@pytest.mark.parametrize(
+    ("configuration", "preset", "sides"),
+    [
+        *(("small", "prediction", [24, 45, 64]), ("small-alone", "prediction", [64, 64])),
+        *(("small", "fast", [24]), ("small-alone", "fast", [24])),
+    ],
+)
+def test_gradicon_looks_finer_where_it_is_alone(
+    configuration: str, preset: str, sides: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frame, method, seen = Frame.regular((80, 80), 1.0), METHODS["gradicon"], []
+
+    def proposal(network: object, moving: Tensor, fixed: Tensor, at: Frame, pair: MethodInput) -> FieldMap:
+        seen.append(at.size[0])
+        u = torch.tensor([3.0 * 2 / at.extent[0], 0.0], dtype=torch.float32)
+        return FieldMap(u.expand(1, *at.shape, 2))
+
+    monkeypatch.setattr(method, "network", lambda weights: nn.Identity(), raising=False)
+    monkeypatch.setattr(method, "proposal", proposal, raising=False)
+    given = Weights("gradicon", configuration, 2, {}, {"shape": [32, 32]}, {}, "")
+    linear = LinearTransform.identity(2)
+    method.predict(
+        MethodInput(blob(frame, 0.0), blob(frame, 8.0), linear, LocalNCC(2), PRESETS[preset], given)
+    )
+    assert seen == sides
+
+
 class OfTheMiddle(Similarity):
     """Sees the middle of the images only."""
 

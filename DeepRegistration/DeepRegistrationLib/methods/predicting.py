@@ -62,7 +62,7 @@ class PredictingMethod(Method):
         Fixed and linearly aligned moving image are cut to about as many voxels as the network was trained on,
         over the fixed image's box, at each of its scales; from the second time on the moving image is
         warped by what was found before, and the maps are composed. Where the solver goes on from there,
-        the first look is all: the solver finds details sooner. The result is evaluated on the lattice the
+        one coarse look is all: the solver finds details sooner. The result is evaluated on the lattice the
         solver works on. A map that does not make the images clearly more alike is left out; with a warning,
         if that leaves none.
 
@@ -76,8 +76,9 @@ class PredictingMethod(Method):
         pair.report("Predicting", 0.0)
         network = self.network(pair.weights).to(pair.fixed.data.device)
         found: BatchMap | None = None
-        frames = looks(pair.weights, pair.fixed.frame, self.scales(pair.weights))
-        for frame in frames[:1] if any(pair.preset.iterations) else frames:
+        alone = not any(pair.preset.iterations)
+        scales = self.scales(pair.weights) if alone else SCALES[:1]
+        for frame in looks(pair.weights, pair.fixed.frame, scales):
             fixed, moving = network_images(pair, frame)
             if found is not None:
                 moving = read_at(moving, found.on_grid(frame.shape))
@@ -95,7 +96,7 @@ class PredictingMethod(Method):
         return replace(plain, start=start)
 
     def scales(self, weights: Weights) -> tuple[float, ...]:
-        """Of the looks, see `SCALES`."""
+        """Of the looks where no solver follows, see `SCALES`."""
         return SCALES
 
     @abstractmethod

@@ -39,7 +39,7 @@ class Configuration:
         size: voxels along each side of the training images.
         alone: see `TallUNet`.
         odd: see `Displace`.
-        scales: of the looks taken at a pair, see `predicting.SCALES`.
+        scales: of the looks where no solver follows, see `predicting.SCALES`.
     """
 
     down: tuple[int, ...]
@@ -90,9 +90,10 @@ CONFIGURATIONS: Mapping[str, Configuration] = {
 "small": 936 thousand weights a network (250 in 2-D) for images of 64 voxels a side. Its rate is ten times
 the published one, which suits smaller networks and the few thousand steps that a processor manages.
 "small-alone": the same for images of many kinds, of which a batch holds few: without the batch's statistics,
-with which training on generated anatomy stood still, at a lower rate, and asked both ways round. It looks
-at finer voxels than it was trained on: at a half and a quarter of the resolution it looks anyway, and with
-still coarser ones slabs of heads were parted, by up to 0.02 of Dice, though they had become more alike.
+with which training on generated anatomy stood still, at a lower rate, and asked both ways round. Where no
+solver follows it looks at finer voxels than it was trained on: at a half and a quarter of the resolution it
+looks anyway, and with still coarser ones structures in slabs of heads were parted, by up to 0.02 of Dice,
+though the images had become more alike.
 """
 
 
