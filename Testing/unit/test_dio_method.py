@@ -134,6 +134,13 @@ def test_features_that_make_the_images_less_alike_are_left_out() -> None:
     assert prediction.features[0].channels >= 8  # for those who want to see why
 
 
+def test_progress_never_goes_back() -> None:
+    told: list[float] = []
+    report = Reporter(lambda progress: told.append(progress.fraction))
+    method_by_name("dio").predict(given(weights=weights(), report=report))
+    assert len(set(told)) > 5 and told == sorted(told) and told[-1] <= 1.0
+
+
 def test_aligning_the_features_can_be_cancelled() -> None:
     token = CancelToken()
     token.cancel()

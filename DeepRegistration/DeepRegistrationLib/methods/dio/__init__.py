@@ -20,6 +20,9 @@ _ONE_CONTRAST = (
     "out, and the images themselves were compared."
 )
 
+_SEEN = 0.3
+"""Share of the work until the features are there and have only to be aligned."""
+
 
 class Dio(Method):
     """Features per image, then optimisation."""
@@ -43,8 +46,8 @@ class Dio(Method):
             return images
         if pair.similarity.across_contrasts and not pair.weights.convention.get("across_contrasts", True):
             return replace(images, warnings=(*images.warnings, _ONE_CONTRAST.format(title=self.title)))
-        learned = learned_features(pair)
-        start = feature_alignment(pair, learned)
+        learned = learned_features(replace(pair, report=pair.report.part(0.0, _SEEN)))
+        start = feature_alignment(replace(pair, report=pair.report.part(_SEEN, 1.0)), learned)
         if start is None:
             warning = NO_HELP.format(title=self.title)
             return replace(images, features=learned.features, warnings=(*images.warnings, warning))
