@@ -53,6 +53,11 @@ _REPRESENTATION = {
 }
 """Bytes a working voxel takes by representation, the optimiser's memory of gradients included."""
 
+_LOOKED = 900_000
+_LOOK = {"sitreg": 1_100_000_000, "dio": 700_000_000, "svf-r2net": 350_000_000, "nsvf-r2net": 350_000_000}
+"""Voxels of the finest look that a network takes at a pair where no solver follows, about, and its bytes,
+with the weights that come with the program; networks not named take no more than the solver would."""
+
 _EDGES = 36
 """Bytes a voxel of an image takes while its gradient magnitude is computed (preset accurate)."""
 
@@ -186,12 +191,17 @@ class Request:
         working = prod(self.working_size)
         edges = _EDGES * larger if self.preset == "accurate" else 0
         shown = own if self.preset == "accurate" else 0
+        looked = _LOOK.get(self.method, 0) if self.preset == "prediction" else 0
         slab = _SLAB_BYTES * min(larger, _SLAB)
         maps = vector * sum(prod(size) for size in self.output_sizes)
         double = 0 if self.linear else 4 * vector * max(prod(size) for size in self.output_sizes)
         return Estimate(
             preparing=held + max(2 * _FLOAT * larger, edges) + SLACK,
-            deforming=held + shown + self._working_bytes() * working + 2 * _FLOAT * larger + SLACK,
+            deforming=held
+            + shown
+            + max(self._working_bytes() * working, looked * min(fixed, _LOOKED) // _LOOKED)
+            + 2 * _FLOAT * larger
+            + SLACK,
             resampling=held + shown + maps + 2 * _FLOAT * fixed + slab + SLACK,
             writing=maps + _FLOAT * fixed + double + SLACK,
             images=own,
