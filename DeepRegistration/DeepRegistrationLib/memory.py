@@ -54,7 +54,7 @@ _REPRESENTATION = {
 """Bytes a working voxel takes by representation, the optimiser's memory of gradients included."""
 
 _LOOKED = 900_000
-_LOOK = {"sitreg": 1_100_000_000, "dio": 700_000_000, "svf-r2net": 350_000_000, "nsvf-r2net": 350_000_000}
+_LOOK = {"sitreg": 1_100_000_000, "svf-r2net": 350_000_000, "nsvf-r2net": 350_000_000}
 """Voxels of the finest look that a network takes at a pair where no solver follows, about, and its bytes,
 with the weights that come with the program; networks not named take no more than the solver would."""
 

@@ -22,9 +22,9 @@ from ...weights import Weights
 from ..base import MethodInput, Prediction
 from .features import FeatureNetwork, features_of
 
-_VOXELS, _COARSE_VOXELS = 1_000_000, 200_000
+_VOXELS, _START_VOXELS = 1_000_000, 400_000
 """Of an image's features, at most about: more detail than that the images themselves have to give; fewer
-where they only say where the images are to start."""
+where features only say where the images are to start, which they do better from the voxels they know."""
 
 _PARALLEL = 0.99985
 """Cosine of one degree: up to there lattices count as parallel."""
@@ -35,8 +35,8 @@ def learned_features(pair: MethodInput) -> Prediction:
 
     Both images are given to the network at one voxel size, the one it was trained at or, where the
     convention names none or a finer one than the preset works with, the preset's finest, but at most a
-    million voxels of it (a fifth where a solver goes on with images of one contrast, for which features only
-    say where to start). Of the moving image it sees what the fixed box maps onto, since the network's
+    million voxels of it, or 400 000 within one contrast, where features only say where to start. Of the
+    moving image it sees what the fixed box maps onto, since the network's
     normalisation makes features depend on how much background there is. That part keeps its own lattice;
     only if it is turned by more than one degree against the fixed one's axes (after the linear stage) is it
     read on a lattice parallel to them, since convolutions see directions.
@@ -50,8 +50,7 @@ def learned_features(pair: MethodInput) -> Prediction:
     assert pair.weights is not None
     network = feature_network(pair.weights, pair.fixed.frame.dimension).to(pair.fixed.data.device)
     fixed_frame = finest_frame(pair.preset, pair.fixed.frame)
-    start_only = any(pair.preset.iterations) and not pair.similarity.across_contrasts
-    most = _COARSE_VOXELS if start_only else _VOXELS
+    most = _VOXELS if pair.similarity.across_contrasts else _START_VOXELS
     finest = min(fixed_frame.resized(finest_size(fixed_frame.size, fixed_frame.spacing, most)).spacing)
     voxel = max(finest, float(pair.weights.convention.get("voxel_mm") or finest))
     with torch.no_grad():
