@@ -16,8 +16,8 @@ from .alignment import feature_alignment
 from .inference import learned_features
 
 _ONE_CONTRAST = (
-    "{title}'s weights were trained within one contrast, and these images are compared as of two: its features "
-    "were left out, and the images themselves were compared."
+    "{title}'s weights were trained within one contrast, and these images are compared as of two: its "
+    "features were left out, and the images themselves were compared."
 )
 
 _SEEN = 0.3

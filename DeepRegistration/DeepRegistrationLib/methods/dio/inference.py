@@ -37,8 +37,9 @@ def learned_features(pair: MethodInput) -> Prediction:
     convention names none or a finer one than the preset works with, the preset's finest, but at most a
     million voxels of it, or 400 000 within one contrast, where features only say where to start. Of the
     moving image it sees what the fixed box maps onto, since the network's normalisation makes features
-    depend on how much background there is. That part keeps its own lattice; only if it is turned by more than one degree against the fixed one's axes (after the linear stage) is it
-    read on a lattice parallel to them, since convolutions see directions.
+    depend on how much background there is. That part keeps its own lattice; only if it is turned by more than
+    one degree against the fixed one's axes (after the linear stage) is it read on a lattice parallel to them,
+    since convolutions see directions.
 
     The features of a level are divided by one number, the root of the fixed features' mean variance,
     so that the objective is of the size of the other measures and prompts weigh against it as usual.
