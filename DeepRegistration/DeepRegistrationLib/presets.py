@@ -34,6 +34,11 @@ class Preset:
     instance_steps: int = 0
     scratch_steps: int = 0
 
+    @property
+    def refines(self) -> bool:
+        """Whether the solver goes on from what a method predicts."""
+        return any(self.iterations)
+
 
 PRESETS = {
     "prediction": Preset(FINEST_VOXELS["prediction"], (0, 0, 0), 7),

@@ -76,8 +76,7 @@ class PredictingMethod(Method):
         pair.report("Predicting", 0.0)
         network = self.network(pair.weights).to(pair.fixed.data.device)
         found: BatchMap | None = None
-        alone = not any(pair.preset.iterations)
-        scales = self.scales(pair.weights) if alone else SCALES[:1]
+        scales = SCALES[:1] if pair.preset.refines else self.scales(pair.weights)
         for frame in looks(pair.weights, pair.fixed.frame, scales):
             fixed, moving = network_images(pair, frame)
             if found is not None:

@@ -33,7 +33,7 @@ def feature_alignment(pair: MethodInput, learned: Prediction) -> FieldTransform 
         Cancelled: asked to, between two iterations.
     """
     whole = pair.fixed.frame
-    most = _COARSE_VOXELS if any(pair.preset.iterations) else _VOXELS
+    most = _COARSE_VOXELS if pair.preset.refines else _VOXELS
     frame = whole.resized(finest_size(whole.size, whole.spacing, most))
     settings = settings_for(PRESETS["fast"], Diffeomorphic.name, "mind-nmi")
     objective = PairObjective(learned.channels, pair.linear)
