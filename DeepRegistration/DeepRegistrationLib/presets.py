@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from .errors import InputError
 from .frame import Frame
 from .objectives import SIMILARITIES, LocalNCC, Similarity, similarity_by_name
-from .sizes import FINEST_VOXELS, finest_size
-from .solver import Scale, Settings
+from .sizes import FINEST_VOXELS, SMALLEST, finest_size
+from .solver import Scale, Settings, scale_frame
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,13 @@ PRESETS = {
     "accurate": Preset(FINEST_VOXELS["accurate"], (150, 100, 25), 8, (2.0, 1.5, 1.0), 0.1, 50, 100),
 }
 
+_FACTORS = (4, 2, 1)
+"""Voxels of the finest scale per voxel of each, along a side."""
+
+_AFTER_A_START = 4
+"""By this the coarsest scale's iterations are divided where a start has done their work. On slabs and heads
+of different people every method then ends where the solver alone ends with all of them."""
+
 _CROSS_CONTRAST_STIFFNESS = (4.0, 4.0, 4.0)
 """Measures across contrasts are noisier, and are followed less far."""
 
@@ -79,13 +86,25 @@ def finest_frame(preset: Preset, frame: Frame) -> Frame:
     return frame.resized(finest_size(frame.size, frame.spacing, preset.finest_voxels))
 
 
-def settings_for(preset: Preset, representation: str, similarity: str) -> Settings:
-    """The solver's settings for a representation and a similarity, by their names."""
+def start_frame(preset: Preset, frame: Frame) -> Frame:
+    """Where a map to start from is read: the lattice the solver begins on; the finest, where none follows."""
+    finest = finest_frame(preset, frame)
+    return scale_frame(finest, _FACTORS[0], SMALLEST) if preset.refines else finest
+
+
+def settings_for(preset: Preset, representation: str, similarity: str, started: bool = False) -> Settings:
+    """The solver's settings for a representation and a similarity, by their names.
+
+    Args:
+        started: whether it begins from a deformation that all it looks at agrees with.
+    """
     across = SIMILARITIES[similarity].across_contrasts
     stiffnesses = _CROSS_CONTRAST_STIFFNESS if across else preset.stiffness
+    first, *others = preset.iterations
+    iterations = (first // _AFTER_A_START if started else first, *others)
     scales = tuple(
         Scale(factor, n, stiffness)
-        for factor, n, stiffness in zip((4, 2, 1), preset.iterations, stiffnesses, strict=True)
+        for factor, n, stiffness in zip(_FACTORS, iterations, stiffnesses, strict=True)
     )
     return replace(_SETTINGS[representation], scales=scales)
 

@@ -298,16 +298,18 @@ class Session:
         model = kind.seeded(finest_frame(self._plan.preset, pair.fixed.frame), self.device, self.options.seed)
         linear_kind = issubclass(kind, LinearRepresentation)
         before = LinearTransform.identity(self.dimension) if linear_kind else linear.transform
-        start = prediction.start
+        start, started = prediction.start, False
         if linear_kind:
             model.fit(linear.transform if start is None else linear.transform.compose(start))
         elif self.inputs.initial is not None and not isinstance(self.inputs.initial, LinearTransform):
             model.fit(before.inverse().compose(self.inputs.initial))
         elif start is not None:
             model.fit(start)
+            # landmarks and labels, which it knows nothing of, may yet have far to pull
+            started = pair.prompts.landmarks is None and pair.prompts.fixed_labels is None
         used = None if weights is None else weights.sha256
         standing = _Standing(self.inputs, pair, linear, before, prediction, name, model, used)
-        settings = self._settings(standing)
+        settings = self._settings(standing, started)
         if linear_kind and not linear.informative:
             settings = replace(settings, scales=())
         model, reports = solve(self._objective(standing), model, settings, report.part(0.2, 0.9))
@@ -320,8 +322,8 @@ class Session:
         path = self.options.weights or shipped_weights(self.options.method, self.dimension)
         return None if path is None else load_weights(Path(path), self.options.method, self.dimension)
 
-    def _settings(self, standing: _Standing) -> Settings:
-        return settings_for(self._plan.preset, self.options.representation, standing.similarity)
+    def _settings(self, standing: _Standing, started: bool = False) -> Settings:
+        return settings_for(self._plan.preset, self.options.representation, standing.similarity, started)
 
     def _objective(self, standing: _Standing) -> PairObjective:
         return PairObjective(standing.prediction.channels, standing.before, standing.pair.prompts)

@@ -11,6 +11,7 @@ from DeepRegistrationLib.errors import Cancelled, InputError
 from DeepRegistrationLib.frame import Frame, Volume
 from DeepRegistrationLib.methods import MethodInput, method_by_name
 from DeepRegistrationLib.methods.classical import classical_features, gradient_magnitude
+from DeepRegistrationLib.methods.dio import inference
 from DeepRegistrationLib.methods.dio.inference import learned_features, seen_part
 from DeepRegistrationLib.methods.dio.training import DioTask
 from DeepRegistrationLib.objective import PairObjective, Prompts, Pyramid
@@ -108,6 +109,30 @@ def test_with_weights_it_starts_from_the_aligned_features_and_compares_both() ->
     ring = points[((points.norm(dim=-1) - 10).abs() < 1)]  # where there is something to see
     moved = prediction.start.map(ring) - ring
     assert torch.allclose(moved.mean(0), torch.tensor([2.0, 2.0]).double(), atol=0.5)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0), (1.0, 8.0)])
+def test_features_are_as_fine_as_their_use_asks_for(
+    spacing: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counted in voxels, whatever the box: a thin one, or one of thick slices, is not cut finer for it."""
+    frame = Frame.regular((180, 22), spacing)
+    monkeypatch.setattr(inference, "_VOXELS", 3000)
+    monkeypatch.setattr(inference, "_ALONE_VOXELS", 1000)
+    monkeypatch.setattr(inference, "_START_VOXELS", 300)
+    across = similarity_for("mind", PRESETS["fast"])
+    for preset, more, most in (
+        ("fast", {}, 300),
+        ("prediction", {}, 1000),
+        ("prediction", {"similarity": across}, 3000),
+    ):
+        pair = given(preset, fixed=volume(frame), moving=volume(frame, 2.0), weights=weights(), **more)
+        for shown in learned_features(pair).features:
+            assert shown.frame.voxels == pytest.approx(most, rel=0.15)
+            assert max(shown.frame.spacing) < 1.25 * min(shown.frame.spacing)
+    monkeypatch.setattr(inference, "_ALONE_VOXELS", 1_000_000)  # more than there are
+    shown, _ = learned_features(given("prediction", weights=weights())).features
+    assert shown.frame.size == FIXED.size
 
 
 def test_weights_of_one_contrast_are_not_asked_across_two() -> None:

@@ -205,7 +205,11 @@ def test_it_can_be_cancelled_at_every_stage(stage: str) -> None:
 def test_a_large_field_is_read_some_points_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK", 100)
     seen: list[str] = []
-    given = replace(pair(2, constant_weights(turned(2))), report=Reporter(lambda p: seen.append(p.stage)))
+    given = replace(
+        pair(2, constant_weights(turned(2))),
+        preset=PRESETS["prediction"],
+        report=Reporter(lambda p: seen.append(p.stage)),
+    )
     found = NEPHI.predict(given)
     assert seen.count("Reading the neural field") == -(-41 * 33 // 100) + 1
     points = turned(2).points()

@@ -8,6 +8,7 @@ from itertools import product
 import pytest
 import torch
 from DeepRegistrationLib.errors import Cancelled, InputError
+from DeepRegistrationLib.methods.r2net import flow as flow_module
 from DeepRegistrationLib.methods.r2net.flow import STEPS, LipschitzBlock, ResidualFlow
 from DeepRegistrationLib.methods.r2net.network import CONFIGURATIONS, R2Net
 from DeepRegistrationLib.networks.spectral import SpectralConv, norm_bound
@@ -265,6 +266,16 @@ def test_each_step_keeps_its_velocity_only_and_the_gradient_is_that_of_the_block
         plain = flow.blocks[step % len(flow.blocks)](plain)
     expected = torch.autograd.grad(plain.square().sum(), inputs)
     torch.testing.assert_close(found, expected)
+
+
+def test_a_prediction_is_spared_the_machinery_of_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first checkpoint of a process imports for a second; the numbers are the same without."""
+    torch.manual_seed(0)
+    flow, velocity = ResidualFlow(2, False, strict=True), torch.randn(1, 2, 20, 21)
+    expected = flow(velocity).detach()
+    monkeypatch.setattr(flow_module, "checkpoint", None)
+    with torch.no_grad():
+        torch.testing.assert_close(flow(velocity), expected)
 
 
 def test_a_strict_block_is_invertible() -> None:

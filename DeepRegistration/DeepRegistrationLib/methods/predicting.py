@@ -17,7 +17,7 @@ from ..frame import Frame
 from ..interpolation import sample
 from ..objective import matching_size, normalised_matrix
 from ..objectives import NormalisedMutualInformation, Similarity
-from ..presets import finest_frame
+from ..presets import start_frame
 from ..transforms import FieldTransform
 from ..weights import Weights
 from .base import Method, MethodInput, Prediction
@@ -63,7 +63,7 @@ class PredictingMethod(Method):
         over the fixed image's box, at each of its scales; from the second time on the moving image is
         warped by what was found before, and the maps are composed. Where the solver goes on from there,
         one coarse look is all: the solver finds details sooner. The result is evaluated on the lattice the
-        solver works on. A map that does not make the images clearly more alike is left out; with a warning,
+        solver begins on. A map that does not make the images clearly more alike is left out; with a warning,
         if that leaves none.
 
         Raises:
@@ -89,8 +89,8 @@ class PredictingMethod(Method):
         if found is None:
             return replace(plain, warnings=(NO_HELP.format(title=self.title),))
         with torch.no_grad():
-            finest = finest_frame(pair.preset, pair.fixed.frame)
-            start = FieldTransform(Field(found.displacement(finest.shape)[0], finest))
+            lattice = start_frame(pair.preset, pair.fixed.frame)
+            start = FieldTransform(Field(found.displacement(lattice.shape)[0], lattice))
         pair.report("Predicting", 1.0)
         return replace(plain, start=start)
 

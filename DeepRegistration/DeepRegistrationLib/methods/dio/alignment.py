@@ -14,7 +14,7 @@ from ..base import MethodInput, Prediction
 from ..maps import FieldMap
 from ..predicting import improves, network_images
 
-_VOXELS, _COARSE_VOXELS = 300_000, 60_000
+_VOXELS, _COARSE_VOXELS = 300_000, 30_000
 """Of the lattice, at most: about those of the images that networks are trained on; fewer where a solver
 follows, which finds details sooner."""
 

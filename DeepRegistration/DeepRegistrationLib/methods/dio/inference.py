@@ -16,15 +16,15 @@ from ...objective import Channel, Pyramid
 from ...objectives import MeanSquaredError
 from ...prepare import crop
 from ...presets import finest_frame
-from ...sizes import finest_size
 from ...transforms.linear import LinearTransform
 from ...weights import Weights
 from ..base import MethodInput, Prediction
 from .features import FeatureNetwork, features_of
 
-_VOXELS, _START_VOXELS = 1_000_000, 400_000
-"""Of an image's features, at most about: more detail than that the images themselves have to give; fewer
-where features only say where the images are to start, which they do better from the voxels they know."""
+_VOXELS, _ALONE_VOXELS, _START_VOXELS = 1_000_000, 500_000, 60_000
+"""Of an image's features, at most about: more detail than that the images themselves have to give. Fewer
+where nothing else is compared, since features do better at about the voxels they know, and fewer still where
+they only say where the images are to start."""
 
 _PARALLEL = 0.99985
 """Cosine of one degree: up to there lattices count as parallel."""
@@ -35,7 +35,7 @@ def learned_features(pair: MethodInput) -> Prediction:
 
     Both images are given to the network at one voxel size, the one it was trained at or, where the
     convention names none or a finer one than the preset works with, the preset's finest, but at most a
-    million voxels of it, or 400 000 within one contrast, where features only say where to start. Of the
+    million voxels of it, and within one contrast, where features only say where to start, fewer. Of the
     moving image it sees what the fixed box maps onto, since the network's normalisation makes features
     depend on how much background there is. That part keeps its own lattice; only if it is turned by more than
     one degree against the fixed one's axes (after the linear stage) is it read on a lattice parallel to them,
@@ -49,10 +49,12 @@ def learned_features(pair: MethodInput) -> Prediction:
     """
     assert pair.weights is not None
     network = feature_network(pair.weights, pair.fixed.frame.dimension).to(pair.fixed.data.device)
-    fixed_frame = finest_frame(pair.preset, pair.fixed.frame)
-    most = _VOXELS if pair.similarity.across_contrasts else _START_VOXELS
-    finest = min(fixed_frame.resized(finest_size(fixed_frame.size, fixed_frame.spacing, most)).spacing)
-    voxel = max(finest, float(pair.weights.convention.get("voxel_mm") or finest))
+    frame = pair.fixed.frame
+    alone = _START_VOXELS if pair.preset.refines else _ALONE_VOXELS
+    most = _VOXELS if pair.similarity.across_contrasts else alone
+    coarsest = float(np.prod(frame.extent) / most) ** (1 / frame.dimension)
+    trained = float(pair.weights.convention.get("voxel_mm") or 0)
+    voxel = max(min(finest_frame(pair.preset, frame).spacing), coarsest, trained)
     with torch.no_grad():
         pair.report("Features of the fixed image", 0.0)
         fixed = features_of(network, at_voxel_size(pair.fixed, voxel))

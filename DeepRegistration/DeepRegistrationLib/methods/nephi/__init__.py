@@ -13,7 +13,8 @@ from dataclasses import replace
 import torch
 
 from ...field import Field
-from ...presets import finest_frame
+from ...presets import start_frame
+from ...sizes import finest_size
 from ...transforms import FieldTransform, Transform
 from ..base import Method, MethodInput, Prediction
 from ..classical import classical_features
@@ -57,7 +58,7 @@ class NePhi(Method):
         fixed box; where the preset says so (`Preset.instance_steps`), code and networks are then
         optimised for the pair. Without, they are fitted from scratch (`Preset.scratch_steps`) to what a
         coarse alignment leaves, the multi-resolution form. The map is handed on as a displacement on
-        the solver's lattice, or a coarser one of the same box.
+        the lattice the solver begins on, or a coarser one of the same box.
 
         Raises:
             InputError: the weights do not fit the networks.
@@ -105,8 +106,9 @@ def _predicted(pair: MethodInput) -> Transform:
 
 def _on_lattice(found: Transform, pair: MethodInput) -> Field:
     """Some points at a time, as a processor takes seconds for all."""
-    preset = replace(pair.preset, finest_voxels=min(pair.preset.finest_voxels, _READ_VOXELS))
-    frame, report = finest_frame(preset, pair.fixed.frame), pair.report.part(_FITTED, 1.0)
+    begin = start_frame(pair.preset, pair.fixed.frame)
+    frame = begin.resized(finest_size(begin.size, begin.spacing, _READ_VOXELS))
+    report = pair.report.part(_FITTED, 1.0)
     parts = frame.points(pair.fixed.data.device, torch.float32).flatten(0, -2).split(CHUNK)
     moved = []
     for k, points in enumerate(parts):

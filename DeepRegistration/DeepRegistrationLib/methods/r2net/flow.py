@@ -70,7 +70,9 @@ class ResidualFlow(nn.Module):
             if watch is not None:
                 watch()
             which = step % len(self.blocks)
-            velocity = checkpoint(
-                self.blocks[which], velocity, kernels[which], use_reentrant=False, preserve_rng_state=False
-            )
+            block, kernel = self.blocks[which], kernels[which]
+            if torch.is_grad_enabled():
+                velocity = checkpoint(block, velocity, kernel, use_reentrant=False, preserve_rng_state=False)
+            else:  # the first checkpoint of a process takes a second of importing
+                velocity = block(velocity, kernel)
         return velocity
