@@ -12,6 +12,7 @@ from ..catalogue import REPRESENTATIONS
 from ..field import cell_determinant
 from ..filters import box_sum, gaussian_smooth
 from ..interpolation import sample
+from ..jacobian import determinant_slabs
 from .free_form import FreeForm
 
 _LEAST_VOLUME = 0.3
@@ -81,7 +82,7 @@ class Diffeomorphic(FreeForm):
                 _relax(self.warp.data[window], folded[window].float(), reach)
 
     def _folded(self) -> Tensor:
-        """Voxels (*S) that are a corner of a (nearly) folded cell.
+        """Voxels (*S) no more than one away from a (nearly) folded corner of a cell.
 
         The cells just beyond the border count too: there the border's displacement goes on.
         """
@@ -90,11 +91,11 @@ class Diffeomorphic(FreeForm):
         padded = F.pad(self.warp.data.movedim(-1, 0)[None], sides[::-1], mode="replicate")[0].movedim(0, -1)
         # one voxel stays one voxel in the units of the larger lattice
         scale = [n / (n + 2 * (n > 1)) for n in self.frame.size]
-        folded = cell_determinant(padded * padded.new_tensor(scale)) < _NO_FOLD
-        for dim, n in enumerate(shape):
-            if n > 1:
-                folded = folded.narrow(dim, 0, n) | folded.narrow(dim, 1, n)
-        return folded
+        slabs = determinant_slabs(padded * padded.new_tensor(scale))
+        folded = torch.cat([slab.smallest < _NO_FOLD for slab in slabs])
+        if bool(folded.any()):
+            folded = box_sum(folded.float(), (1,) * self.dimension) > 0
+        return folded[tuple(slice(int(n > 1), int(n > 1) + n) for n in shape)]
 
 
 def _relax(warp: Tensor, share: Tensor, reach: int) -> None:
