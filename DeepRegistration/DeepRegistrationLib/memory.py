@@ -53,10 +53,15 @@ _REPRESENTATION = {
 }
 """Bytes a working voxel takes by representation, the optimiser's memory of gradients included."""
 
-_LOOKED = 900_000
-_LOOK = {"sitreg": 1_100_000_000, "svf-r2net": 350_000_000, "nsvf-r2net": 350_000_000}
-"""Voxels of the finest look that a network takes at a pair where no solver follows, about, and its bytes,
-with the weights that come with the program; networks not named take no more than the solver would."""
+_LOOK = {
+    "dio": (500_000, 16, 330),
+    "sitreg": (885_000, 1, 1240),
+    "svf-r2net": (512_000, 16, 480),
+    "nsvf-r2net": (512_000, 16, 480),
+}
+"""Of the finest look that a network takes at a pair where no solver follows, with the weights that come with
+the program: at most so many voxels, sides that are multiples of this (and two of them at least), bytes a
+voxel. Methods not named take no more than the solver would."""
 
 _EDGES = 36
 """Bytes a voxel of an image takes while its gradient magnitude is computed (preset accurate)."""
@@ -191,7 +196,6 @@ class Request:
         working = prod(self.working_size)
         edges = _EDGES * larger if self.preset == "accurate" else 0
         shown = own if self.preset == "accurate" else 0
-        looked = _LOOK.get(self.method, 0) if self.preset == "prediction" else 0
         slab = _SLAB_BYTES * min(larger, _SLAB)
         maps = vector * sum(prod(size) for size in self.output_sizes)
         double = 0 if self.linear else 4 * vector * max(prod(size) for size in self.output_sizes)
@@ -199,13 +203,23 @@ class Request:
             preparing=held + max(2 * _FLOAT * larger, edges) + SLACK,
             deforming=held
             + shown
-            + max(self._working_bytes() * working, looked * min(fixed, _LOOKED) // _LOOKED)
+            + max(self._working_bytes() * working, self._look_bytes())
             + 2 * _FLOAT * larger
             + SLACK,
             resampling=held + shown + maps + 2 * _FLOAT * fixed + slab + SLACK,
             writing=maps + _FLOAT * fixed + double + SLACK,
             images=own,
         )
+
+    def _look_bytes(self) -> int:
+        """Bytes of a network's finest look, where that is all there is."""
+        if self.preset != "prediction" or self.method not in _LOOK:
+            return 0
+        most, stride, each = _LOOK[self.method]
+        volume = prod(n * s for n, s in zip(self.fixed_size, self.fixed_spacing, strict=True))
+        side = max(min(self.fixed_spacing), (volume / most) ** (1 / len(self.fixed_size)))
+        size = spaced_size(self.fixed_size, self.fixed_spacing, side)
+        return each * prod(max(min(2, stride), -(-n // stride)) * stride for n in size)
 
     def _working_bytes(self) -> int:
         """Bytes a voxel of the working grid takes."""
