@@ -15,6 +15,7 @@ from ..weights import Weights
 from .base import Batch, Stage, TrainingTask
 from .checkpoint import Checkpoint
 from .processes import Processes
+from .thin_layers import ThinInFloat32
 
 _NETWORK, _STEP, _LAYERS = 0, 1, 2
 """What a seed is for."""
@@ -240,9 +241,12 @@ class _Loss(nn.Module):
         self._task, self._precision = task, precision
 
     def forward(self, batch: Batch, done: float, generator: torch.Generator) -> dict[str, Tensor]:
-        half = getattr(torch, self._precision or "bfloat16")
-        with torch.autocast(batch.fixed.device.type, dtype=half, enabled=self._precision is not None):
+        if self._precision is None:
             terms = self._task.loss(self.network, batch, done, generator)
+        else:
+            half = getattr(torch, self._precision)
+            with torch.autocast(batch.fixed.device.type, dtype=half), ThinInFloat32():
+                terms = self._task.loss(self.network, batch, done, generator)
         return {name: term if name == "loss" else term.detach() for name, term in terms.items()}
 
 
