@@ -1,9 +1,10 @@
 """Convolutions that processors cannot be trusted with in half precision.
 
-For three-dimensional images with fewer planes than the kernel has, though more than one (two, for kernels of
-three: a slab's, or a small image's, at the coarse end of a U-Net), torch 2.13 on processors with bfloat16
-arithmetic computes the gradient of the kernel from memory that is not its own: it is arbitrary, often not a
-finite number, and now and then the process ends. Only the first axis of an image is concerned.
+Where an image has fewer voxels along an axis than the kernel has (a slab, or a small image, at the coarse
+end of a U-Net), torch 2.13 on processors with bfloat16 arithmetic can compute the gradient of a
+three-dimensional kernel from memory that is not its own: it is arbitrary, often not a finite number, and now
+and then the process ends. Seen with two planes under kernels of three, with two to four under kernels of
+five, and, at a stride of two, with rows of one voxel under kernels of three and transposed ones of four.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+_CONVOLUTIONS = (torch.conv3d, torch.conv_transpose3d)
+
 
 class ThinInFloat32(TorchFunctionMode):
     """A context in which such convolutions, and no others, are computed in float32."""
@@ -23,7 +26,7 @@ class ThinInFloat32(TorchFunctionMode):
         self, func: Callable, types: Sequence[type], args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func is not torch.conv3d or not _is_thin(*args[:2]):
+        if func not in _CONVOLUTIONS or not _is_thin(*args[:2]):
             return func(*args, **kwargs)
         exact = (a.float() if isinstance(a, Tensor) else a for a in args)
         with torch.autocast("cpu", enabled=False):
@@ -31,4 +34,5 @@ class ThinInFloat32(TorchFunctionMode):
 
 
 def _is_thin(image: Tensor, kernel: Tensor) -> bool:
-    return image.device.type == "cpu" and 1 < image.shape[2] < kernel.shape[2]
+    sides = zip(image.shape[2:], kernel.shape[2:], strict=True)
+    return image.device.type == "cpu" and any(n < width for n, width in sides)
