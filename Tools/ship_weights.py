@@ -3,7 +3,8 @@
     python Tools/ship_weights.py TRAINING [EARLIER ...]
 
 TRAINING is a folder `deepregistration train` has written, trained with ``--half``; EARLIER are the folders of
-the trainings it began with (``--start``), newest first. Written are ``METHOD-Dd.pt`` and, for people,
+the trainings it began with (``--start``), newest first; where the last of them began with the weights that
+are there now, those' curves are taken over. Written are ``METHOD-Dd.pt`` and, for people,
 ``METHOD-Dd.json``: what the file says of itself, its size, the commit of the sources, and each training's
 curve (step, loss; medians of fifty stretches).
 """
@@ -46,6 +47,15 @@ def commit() -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def taken_over(folder: Path) -> list[Any]:
+    """The curves that are told of the weights a training began with, if those are the ones that ship now."""
+    weights = load_weights(folder / WEIGHTS)
+    there = SHIPPED / f"{weights.method}-{weights.dimension}d.json"
+    told = json.loads(there.read_text(encoding="utf-8")) if there.exists() else {}
+    start = weights.record.get("start") or {}
+    return told["curves"] if told and told["sha256"] == start.get("sha256") else []
+
+
 def record(folders: list[Path]) -> dict[str, Any]:
     """What is told of the first folder's weights."""
     weights = load_weights(folders[0] / WEIGHTS)
@@ -58,7 +68,7 @@ def record(folders: list[Path]) -> dict[str, Any]:
         "commit": commit(),
         "convention": weights.convention,
         "training": weights.record,
-        "curves": [curve(folder) for folder in folders],
+        "curves": [*(curve(folder) for folder in folders), *taken_over(folders[-1])],
     }
 
 
