@@ -20,7 +20,7 @@ from .objective import Channel, PairObjective, Prompts, matching_size, normalise
 from .objectives import NormalisedMutualInformation
 from .prepare import centre_of_mass
 from .progress import Reporter
-from .solver import Scale, Settings, solve
+from .solver import Scale, Settings, scale_frame, solve
 from .transforms.affine import Affine
 from .transforms.base import Representation
 from .transforms.linear import LinearTransform
@@ -81,13 +81,14 @@ def linear_stage(
     if not STAGES[stage]:
         return LinearResult(start or LinearTransform.identity(pair.fixed.frame.dimension))
     cautious = start or _landmark_start(pair) or _centred(pair)
-    best = start or _landmark_start(pair) or _search(pair, report.part(0, 0.3))
-    measure = _Measure(pair, 30_000)
+    images = _Images(pair)
+    best = start or _landmark_start(pair) or _search(pair, images, report.part(0, 0.3))
+    measure = _Measure(images, 30_000)
     representations = STAGES[stage]
     for k, kind in enumerate(representations):
         share = 0.7 / len(representations)
         part = report.part(0.3 + share * k, 0.3 + share * (k + 1))
-        candidate = _refined(pair, kind, best, part)
+        candidate = _refined(pair, images, kind, best, part)
         # stretching has to pay, where turning only has to help: thin slabs hardly tell stretches apart
         needed = 1.0 if kind is Rigid else _WORTHWHILE
         if pair.prompts.landmarks is not None or measure(candidate) < needed * measure(best):
@@ -121,32 +122,31 @@ def _landmark_start(pair: LinearPair) -> LinearTransform | None:
 
 
 def _refined(
-    pair: LinearPair, kind: type[Representation], start: LinearTransform, report: Reporter
+    pair: LinearPair, images: _Images, kind: type[Representation], start: LinearTransform, report: Reporter
 ) -> LinearTransform:
     """Intensity-driven refinement of a rigid or affine map."""
     frame = _coarse(pair.fixed.frame, 70_000)
-    channel = Channel(pair.fixed, pair.moving, _mutual_information())
     representation = kind(frame, pair.fixed.data.device)
     representation.fit(start)
-    objective = PairObjective(
-        [channel], LinearTransform.identity(frame.dimension), pair.prompts, landmark_reach=8.0
-    )
+    straight = LinearTransform.identity(frame.dimension)
     stage = f"{kind.name.capitalize()} alignment"
     schedule = ((2.0, 0.5, 30), (1.0, 0.5, 25), (1.0, 0.1, 15))
     for k, (factor, rate, iterations) in enumerate(schedule):
         settings = Settings(
             scales=(Scale(factor, iterations),), rate=rate, warp_sigma=0, betas=(0.7, 0.95), smallest=8
         )
+        channel = Channel(*images.at(scale_frame(frame, factor, settings.smallest)), _mutual_information())
+        objective = PairObjective([channel], straight, pair.prompts, landmark_reach=8.0)
         representation = representation.resized(frame)
         part = report.part(k / len(schedule), (k + 1) / len(schedule))
         representation, _ = solve(objective, representation, settings, part, stage)
     return representation.linear()
 
 
-def _search(pair: LinearPair, report: Reporter) -> LinearTransform:
+def _search(pair: LinearPair, images: _Images, report: Reporter) -> LinearTransform:
     """The best of the identity, the matched centres, and rotations about them."""
     d = pair.fixed.frame.dimension
-    measure = _Measure(pair, _SEARCH_VOXELS)
+    measure = _Measure(images, _SEARCH_VOXELS)
     fixed_mass, moving_mass = centre_of_mass(measure.fixed), centre_of_mass(measure.moving)
     identity = LinearTransform.identity(d)
     centred = _centred(pair)
@@ -164,15 +164,31 @@ def _search(pair: LinearPair, report: Reporter) -> LinearTransform:
     return best
 
 
+class _Images:
+    """A pair's images at the few coarse sizes that are looked at, computed once each: originals are large."""
+
+    def __init__(self, pair: LinearPair) -> None:
+        self.fixed, self.moving = pair.fixed, pair.moving
+        self.known: dict[tuple[int, ...], tuple[Volume, Volume]] = {}
+
+    def at(self, frame: Frame) -> tuple[Volume, Volume]:
+        """Both, about as coarse as a frame of the fixed box."""
+        if frame.size not in self.known:
+            moving = self.moving.frame.resized(matching_size(self.moving.frame, frame))
+            self.known[frame.size] = _resized(self.fixed, frame), _resized(self.moving, moving)
+        return self.known[frame.size]
+
+
+def _resized(image: Volume, frame: Frame) -> Volume:
+    return Volume(downsample(image.data[None], frame.size)[0], frame)
+
+
 class _Measure:
     """Mutual information of a linear map on coarse images, minus one where they hardly overlap."""
 
-    def __init__(self, pair: LinearPair, voxels: int) -> None:
-        frame = _coarse(pair.fixed.frame, voxels)
-        self.fixed = Volume(downsample(pair.fixed.data[None], frame.size)[0], frame)
-        moving_frame = pair.moving.frame.resized(matching_size(pair.moving.frame, frame))
-        self.moving = Volume(downsample(pair.moving.data[None], moving_frame.size)[0], moving_frame)
-        self.grid = frame.grid(pair.fixed.data.device)
+    def __init__(self, images: _Images, voxels: int) -> None:
+        self.fixed, self.moving = images.at(_coarse(images.fixed.frame, voxels))
+        self.grid = self.fixed.frame.grid(self.fixed.data.device)
         self.similarity = _mutual_information()
 
     def __call__(self, linear: LinearTransform) -> float:
