@@ -96,12 +96,13 @@ def settings_for(preset: Preset, representation: str, similarity: str, started: 
     """The solver's settings for a representation and a similarity, by their names.
 
     Args:
-        started: whether it begins from a deformation that all it looks at agrees with.
+        started: whether it begins from a deformation that all it looks at agrees with. Measures across
+            contrasts tell too little of that to be spared any work.
     """
     across = SIMILARITIES[similarity].across_contrasts
     stiffnesses = _CROSS_CONTRAST_STIFFNESS if across else preset.stiffness
     first, *others = preset.iterations
-    iterations = (first // _AFTER_A_START if started else first, *others)
+    iterations = (first // _AFTER_A_START if started and not across else first, *others)
     scales = tuple(
         Scale(factor, n, stiffness)
         for factor, n, stiffness in zip(_FACTORS, iterations, stiffnesses, strict=True)

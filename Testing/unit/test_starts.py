@@ -56,7 +56,7 @@ def test_a_start_takes_work_off_the_coarsest_scale(monkeypatch: pytest.MonkeyPat
     assert [s.iterations for s in plain.scales[1:]] == [s.iterations for s in started.scales[1:]]
 
 
-@pytest.mark.parametrize("prompt", ["landmarks", "labels", "initial", "linear"])
+@pytest.mark.parametrize("prompt", ["landmarks", "labels", "initial", "linear", "contrasts"])
 def test_what_the_start_does_not_know_of_gets_all_iterations(
     prompt: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +66,7 @@ def test_what_the_start_does_not_know_of_gets_all_iterations(
         "labels": {"fixed_labels": labels[0], "moving_labels": labels[1]},
         "initial": {"initial": shift_map(1.0)},  # it takes the start's place
         "linear": {"representation": "affine"},
+        "contrasts": {"similarity": "mind"},  # which tell less of how good it is
     }[prompt]
     assert coarsest(monkeypatch, shift_map(2.0), **more) == PRESETS["fast"].iterations[0]
 
