@@ -24,6 +24,7 @@ class Options:
     output_spacing: float | None = None
     weights: str | None = None
     features: bool = False
+    symmetric: bool = True
 
     def check(self) -> None:
         """Raise InputError for anything there is not."""

@@ -37,6 +37,7 @@ def register(
     output_spacing: float | None = None,
     weights: str | Path | None = None,
     features: bool = False,
+    symmetric: bool = True,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> Registration:
@@ -61,6 +62,8 @@ def register(
         output_spacing: of the fields in mm; None is the images' own.
         weights: a weights file of the method; None takes those that come with it, where there are any.
         features: also hand back the method's feature images, where it has some.
+        symmetric: compare the images half-way between them, so that exchanging them exchanges the results;
+            otherwise in the fixed image's space alone.
         progress: told where the run is.
         cancel: looked at once per iteration.
 
@@ -81,6 +84,7 @@ def register(
         output_spacing,
         None if weights is None else str(weights),
         features,
+        symmetric,
     )
     options.check()
     clock, report = Clock(), Reporter(progress, cancel)

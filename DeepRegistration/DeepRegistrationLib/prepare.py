@@ -18,6 +18,10 @@ _FOREGROUND = 0.04
 _MARGIN_MM = 10.0
 
 
+Box = tuple[tuple[int, int], ...]
+"""First and last-plus-one voxel along each axis (x, y, z)."""
+
+
 def normalised(volume: Volume, mask: Volume | None = None) -> Volume:
     """Intensities brought to [0, 1]: the 0.1th and 99.8th percentile become 0 and 1, beyond is clamped.
 
@@ -41,7 +45,7 @@ def normalised(volume: Volume, mask: Volume | None = None) -> Volume:
     return Volume(scaled, volume.frame)
 
 
-def foreground_box(volume: Volume) -> tuple[tuple[int, int], ...]:
+def foreground_box(volume: Volume) -> Box:
     """First and last-plus-one voxel of the subject along each axis (x, y, z), a margin of 10 mm kept.
 
     Args:
@@ -61,14 +65,18 @@ def foreground_box(volume: Volume) -> tuple[tuple[int, int], ...]:
     return tuple(box)
 
 
-def crop(volume: Volume, box: tuple[tuple[int, int], ...]) -> Volume:
+def cropped_frame(frame: Frame, box: Box) -> Frame:
+    """The frame of the voxels of a box (first, last-plus-one along x, y, z)."""
+    start = np.array([b[0] for b in box] + [1.0])
+    origin = tuple(float(v) for v in (frame.index_to_world @ start)[:-1])
+    return Frame(tuple(b[1] - b[0] for b in box), frame.spacing, origin, frame.direction)
+
+
+def crop(volume: Volume, box: Box) -> Volume:
     """The voxels of a box (first, last-plus-one along x, y, z), as they are."""
     frame = volume.frame
     window = tuple(slice(*box[axis]) for axis in reversed(range(frame.dimension)))
-    start = np.array([b[0] for b in box] + [1.0])
-    origin = tuple(float(v) for v in (frame.index_to_world @ start)[:-1])
-    size = tuple(b[1] - b[0] for b in box)
-    return Volume(volume.data[(slice(None), *window)], Frame(size, frame.spacing, origin, frame.direction))
+    return Volume(volume.data[(slice(None), *window)], cropped_frame(frame, box))
 
 
 def resampled(volume: Volume, frame: Frame, nearest: bool = False) -> Volume:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from .half_way import HalfWay
 from .objective import PairObjective
 from .progress import Reporter
 from .solver import ScaleReport, Settings, scale_frame, solve
@@ -26,8 +27,8 @@ _PULL = 2.0
 
 
 def refine(
-    objective: PairObjective, representation: Representation, settings: Settings, report: Reporter
-) -> tuple[Representation, list[ScaleReport]]:
+    objective: PairObjective, representation: Representation | HalfWay, settings: Settings, report: Reporter
+) -> tuple[Representation | HalfWay, list[ScaleReport]]:
     """A representation that has been optimised, moved on to where an objective with new prompts wants it.
 
     Args:

@@ -10,20 +10,22 @@ import torch
 
 from . import resources
 from .clock import Clock
+from .deformation import Deformation
 from .errors import ResourceError
 from .field import Field
-from .filters import downsample
 from .frame import Frame, Volume
+from .half_way import HalfWay, Halves, half_displacement, half_way_frame
 from .inputs import KEEP, ImagePair, Inputs, Keep, LandmarkPairs, with_prompts
 from .linear_stage import LinearPair, LinearResult, linear_stage
 from .memory import too_large_sentence
 from .memory_plan import MemoryPlan
 from .methods import MethodInput, Prediction, method_by_name
+from .methods.base import image_on
 from .metrics import correlation
 from .objective import PairObjective, Prompts
 from .objectives import one_hot
 from .options import Options
-from .prepare import crop, foreground_box, normalised
+from .prepare import Box, crop, cropped_frame, foreground_box, normalised
 from .presets import finest_frame, settings_for, similarity_for
 from .progress import Reporter
 from .quality import Untouched, environment, quality_of
@@ -52,11 +54,11 @@ _MOVED = "The graphics card's memory did not suffice, so the computation went on
 
 @dataclass(frozen=True)
 class Prepared:
-    """Normalised images on the device: the fixed one cropped to its subject, whose box is (x, y, z)."""
+    """Normalised images on the device, and the boxes (x, y, z) that hold their subjects."""
 
     fixed: Volume
     moving: Volume
-    box: tuple[tuple[int, int], ...]
+    boxes: tuple[Box, Box]
 
 
 @dataclass(frozen=True)
@@ -67,22 +69,57 @@ class _Standing:
         inputs: the images with the prompts that were used.
         pair: the prepared images with the prompts on the device.
         linear: the linear stage's map and whether it was informed.
-        before: the map applied after the representation's: the linear one, or the identity where the
-            representation is itself linear.
+        halves: the linear ways from the working frame to the images; one-sided, to_fixed is the identity.
         prediction: the method's.
         similarity: name of the measure used.
-        model: the representation as it was optimised.
+        model: the representation as it was optimised, or the pair of them.
         weights: SHA-256 of the trained weights that were used, or None.
     """
 
     inputs: Inputs
     pair: LinearPair
     linear: LinearResult
-    before: LinearTransform
+    halves: Halves
     prediction: Prediction
     similarity: str
-    model: Representation
+    model: Representation | HalfWay
     weights: str | None
+
+    @property
+    def representation(self) -> Representation:
+        return self.model.model if isinstance(self.model, HalfWay) else self.model
+
+    @property
+    def linear_kind(self) -> bool:
+        return isinstance(self.representation, LinearRepresentation)
+
+    @property
+    def objective(self) -> PairObjective:
+        halves = self.halves
+        return PairObjective(
+            self.prediction.channels, halves.to_moving, self.pair.prompts, to_fixed=halves.to_fixed
+        )
+
+    @property
+    def maps(self) -> LinearTransform | Deformation:
+        """Fixed to moving points: a matrix, or the parts of a deformation."""
+        to_moving, to_fixed = self.halves.to_moving, self.halves.to_fixed
+        towards_fixed: Transform | None = None
+        if isinstance(self.model, HalfWay):
+            towards_moving, towards_fixed = self.model.maps()
+        elif isinstance(self.model, LinearRepresentation):
+            towards_moving = self.model.linear()
+        else:
+            towards_moving = FieldTransform(self.model.field(self.model.frame))
+        if isinstance(towards_moving, LinearTransform):
+            inner: Transform = to_fixed.inverse()
+            inner = inner if towards_fixed is None else towards_fixed.inverse().compose(inner)
+            whole = to_moving.compose(towards_moving.compose(inner))
+            assert isinstance(whole, LinearTransform)
+            return whole
+        assert isinstance(towards_moving, FieldTransform)
+        partner = towards_fixed.stored if isinstance(towards_fixed, FieldTransform) else None
+        return Deformation(to_moving, to_fixed, towards_moving.stored, partner)
 
 
 class Session:
@@ -204,18 +241,10 @@ class Session:
             clock.lap("prepare")
             standing = replace(last, inputs=inputs, pair=pair)
             part = report.part(0.02, 0.7)
-            if isinstance(last.model, LinearRepresentation):
-                stage = self.options.linear_stage
-                with resources.threads(1):
-                    linear = linear_stage(pair, stage, last.model.linear(), part)
-                model = last.model.resized(last.model.frame)
-                model.fit(linear.transform)
-                if not linear.informative and pair.prompts.landmarks is not None:
-                    model.fit_points(*pair.prompts.landmarks)
-                standing, reports = replace(standing, linear=linear, model=model), []
+            if last.linear_kind:
+                standing, reports = self._linearly_refined(standing, part), []
             else:
-                objective = self._objective(standing)
-                model, reports = refine(objective, last.model, self._settings(standing), part)
+                model, reports = refine(standing.objective, last.model, self._settings(standing), part)
                 standing = replace(standing, model=model)
             clock.lap("deform")
             return self._finished(standing, reports, report, clock)
@@ -241,23 +270,37 @@ class Session:
         self._plan.told.insert(0, _MOVED)
         return True
 
+    def _linearly_refined(self, standing: _Standing, report: Reporter) -> _Standing:
+        """A linear map, gone on with from where it stands by the linear stage."""
+        last, pair = standing.maps, standing.pair
+        assert isinstance(last, LinearTransform)
+        with resources.threads(1):
+            linear = linear_stage(pair, self.options.linear_stage, last, report)
+        if not linear.informative and pair.prompts.landmarks is not None:
+            fitted = representation(self.options.representation)(pair.fixed.frame)
+            assert isinstance(fitted, LinearRepresentation)
+            fitted.fit_points(*pair.prompts.landmarks)
+            linear = replace(linear, transform=fitted.linear())
+        halves, _, model = self._model(linear.transform)
+        return replace(standing, linear=linear, halves=halves, model=model)
+
     def _prepared(self) -> Prepared:
         fixed = normalised(self.inputs.fixed, self.inputs.fixed_mask)
         moving = normalised(self.inputs.moving, self.inputs.moving_mask)
-        box = foreground_box(fixed)
-        return Prepared(crop(fixed, box).to(self.device), moving.to(self.device), box)
+        boxes = foreground_box(fixed), foreground_box(moving)
+        return Prepared(fixed.to(self.device), moving.to(self.device), boxes)
 
     def _pair(self, inputs: Inputs) -> LinearPair:
         """The prepared images with these prompts, on the device."""
         assert self.prepared is not None
-        prepared, box = self.prepared, self.prepared.box
+        prepared = self.prepared
         labels: list[Volume | None] = [None, None]
         if inputs.fixed_labels is not None and inputs.moving_labels is not None:
-            labels = [
-                Volume(one_hot(v.data[None], inputs.label_values)[0].to(self.device), v.frame)
-                for v in (crop(inputs.fixed_labels, box), inputs.moving_labels)
-            ]
-        mask = None if inputs.fixed_mask is None else crop(inputs.fixed_mask, box).to(self.device)
+            for k, volume in enumerate((inputs.fixed_labels, inputs.moving_labels)):
+                part = crop(volume, prepared.boxes[k])
+                values = one_hot(part.data[None], inputs.label_values)[0]
+                labels[k] = Volume(values.to(self.device), part.frame)
+        mask = None if inputs.fixed_mask is None else inputs.fixed_mask.to(self.device)
         moving_mask = None if inputs.moving_mask is None else inputs.moving_mask.to(self.device)
         landmarks = None if inputs.landmarks is None else inputs.landmarks[:2]
         prompts = Prompts(mask, moving_mask, *labels, landmarks)
@@ -275,45 +318,75 @@ class Session:
         with resources.threads(1):
             return linear_stage(pair, self.options.linear_stage, start, report)
 
+    def _model(self, linear: LinearTransform) -> tuple[Halves, Frame, Representation | HalfWay]:
+        """The linear ways, the working frame, and the identity on it, as fine as the preset works."""
+        assert self.prepared is not None
+        kind, prepared = representation(self.options.representation), self.prepared
+        if not self.options.symmetric:
+            frame = cropped_frame(prepared.fixed.frame, prepared.boxes[0])
+            model = kind.seeded(finest_frame(self._plan.preset, frame), self.device, self.options.seed)
+            return Halves(LinearTransform.identity(self.dimension), linear), frame, model
+        frames = prepared.fixed.frame, prepared.moving.frame
+        halves = Halves.of(linear, *frames)
+        subjects = [cropped_frame(f, box) for f, box in zip(frames, prepared.boxes, strict=True)]
+        frame = half_way_frame(halves, frames, (subjects[0], subjects[1]))
+        model = kind.half_way(finest_frame(self._plan.preset, frame), self.device, self.options.seed)
+        return halves, frame, HalfWay(model)
+
     def _deformed(
         self, pair: LinearPair, linear: LinearResult, report: Reporter
     ) -> tuple[_Standing, list[ScaleReport]]:
         """The deformable stage: the method's prediction, the representation's start, the solver."""
-        kind = representation(self.options.representation)
+        halves, frame, model = self._model(linear.transform)
         name = self.options.similarity
         if name == "auto":
-            name = "lncc" if self._correlation(pair, linear.transform) >= _SAME_CONTRAST else "mind-nmi"
+            alike = self._correlation(pair, halves, frame) >= _SAME_CONTRAST
+            name = "lncc" if alike else "mind-nmi"
         weights = self._weights()
         prediction = method_by_name(self.options.method).predict(
             MethodInput(
                 pair.fixed,
                 pair.moving,
-                linear.transform,
+                halves.to_moving,
                 similarity_for(name, self._plan.preset),
                 self._plan.preset,
                 weights,
                 report.part(0.12, 0.2),
+                frame,
+                halves.to_fixed,
+                self.options.symmetric,
             )
         )
-        model = kind.seeded(finest_frame(self._plan.preset, pair.fixed.frame), self.device, self.options.seed)
-        linear_kind = issubclass(kind, LinearRepresentation)
-        before = LinearTransform.identity(self.dimension) if linear_kind else linear.transform
-        start, started = prediction.start, False
-        if linear_kind:
-            model.fit(linear.transform if start is None else linear.transform.compose(start))
-        elif self.inputs.initial is not None and not isinstance(self.inputs.initial, LinearTransform):
-            model.fit(before.inverse().compose(self.inputs.initial))
-        elif start is not None:
-            model.fit(start)
-            # landmarks and labels, which it knows nothing of, may yet have far to pull
-            started = pair.prompts.landmarks is None and pair.prompts.fixed_labels is None
         used = None if weights is None else weights.sha256
-        standing = _Standing(self.inputs, pair, linear, before, prediction, name, model, used)
+        standing = _Standing(self.inputs, pair, linear, halves, prediction, name, model, used)
+        started = self._started(standing)
         settings = self._settings(standing, started)
-        if linear_kind and not linear.informative:
-            settings = replace(settings, scales=())
-        model, reports = solve(self._objective(standing), model, settings, report.part(0.2, 0.9))
+        if not self._plan.preset.refines or (standing.linear_kind and not linear.informative):
+            return standing, []  # what was predicted, as it is
+        model, reports = solve(standing.objective, model, settings, report.part(0.2, 0.9))
         return replace(standing, model=model), reports
+
+    def _started(self, standing: _Standing) -> bool:
+        """Move the representation to the initial transform or the prediction, if there is one.
+
+        Returns:
+            Whether the solver begins from a deformation that all it looks at agrees with.
+        """
+        initial, halves, prompts = self.inputs.initial, standing.halves, standing.pair.prompts
+        if initial is not None and not isinstance(initial, LinearTransform) and not standing.linear_kind:
+            frame = standing.model.frame
+            inner = halves.to_moving.inverse().compose(initial.compose(halves.to_fixed))
+            field = inner.field(frame, self.device)
+            if isinstance(standing.model, HalfWay):
+                zero = torch.zeros_like(field.displacement)
+                field = Field(half_displacement(field.displacement, zero, frame), frame)
+            standing.representation.fit(FieldTransform(field))
+            return False
+        if standing.prediction.start is None:
+            return False
+        standing.representation.fit(standing.prediction.start)
+        # landmarks and labels, which it knows nothing of, may yet have far to pull
+        return not standing.linear_kind and prompts.landmarks is None and prompts.fixed_labels is None
 
     def _weights(self) -> Any:
         """The weights asked for, or those that come with the method, or None."""
@@ -325,14 +398,13 @@ class Session:
     def _settings(self, standing: _Standing, started: bool = False) -> Settings:
         return settings_for(self._plan.preset, self.options.representation, standing.similarity, started)
 
-    def _objective(self, standing: _Standing) -> PairObjective:
-        return PairObjective(standing.prediction.channels, standing.before, standing.pair.prompts)
-
-    def _correlation(self, pair: LinearPair, linear: LinearTransform) -> float:
+    def _correlation(self, pair: LinearPair, halves: Halves, frame: Frame) -> float:
         """Correlation after the linear stage, inside both subjects: background agrees in any contrast."""
-        frame = scale_frame(pair.fixed.frame, max(1.0, _CONTRAST_MM / min(pair.fixed.frame.spacing)), 8)
-        fixed = downsample(pair.fixed.data[None], frame.size)[0, 0]
-        moving = warped_volume(pair.moving, linear.field(frame, self.device), frame).data[0]
+        frame = scale_frame(frame, max(1.0, _CONTRAST_MM / min(frame.spacing)), 8)
+        fixed, moving = (
+            image_on(image, linear, frame)[0, 0]
+            for image, linear in ((pair.fixed, halves.to_fixed), (pair.moving, halves.to_moving))
+        )
         return correlation(fixed, moving, (fixed > _SUBJECT) & (moving > _SUBJECT))
 
     def _finished(
@@ -340,14 +412,18 @@ class Session:
     ) -> Registration:
         """The result of a standing, which becomes the session's."""
         report("Inverting and resampling", 0.9)
-        inputs, model = standing.inputs, standing.model
+        inputs, maps = standing.inputs, standing.maps
+        frames = inputs.fixed.frame, inputs.moving.frame
         forward: Transform
-        if isinstance(model, LinearRepresentation):
-            forward = model.linear()
+        if isinstance(maps, LinearTransform):  # which is written as a matrix, exact everywhere
+            forward, inverse = maps, maps.inverse()
+            fields = forward.field(frames[0], self.device), inverse.field(frames[1], self.device)
         else:
-            forward = standing.before.compose(FieldTransform(model.field(model.frame)))
-        inverse = forward.inverse()
-        fields, warped = self._written(inputs, forward, inverse)
+            outputs = self._output_frame(frames[0]), self._output_frame(frames[1])
+            repair = standing.representation.diffeomorphic and self._plan.preset.refines
+            maps, fields = maps.written(outputs, repair, self.device)
+            forward, inverse = maps.forward, maps.inverse
+        warped = warped_volume(inputs.moving, fields[0], inputs.fixed.frame)
         clock.lap("outputs")
         report("Measuring", 0.96)
         quality = quality_of(inputs, forward, fields, warped, self._before)
@@ -373,16 +449,6 @@ class Session:
         features = standing.prediction.features if self.options.features else None
         self.inputs, self._standing = inputs, standing
         return Registration(forward, inverse, *fields, warped, quality, features)
-
-    def _written(
-        self, inputs: Inputs, forward: Transform, inverse: Transform
-    ) -> tuple[tuple[Field, Field], Volume]:
-        """Both maps on the output frames, and the warped image on the fixed lattice."""
-        frames = [inputs.fixed.frame, inputs.moving.frame]
-        if not isinstance(forward, LinearTransform):  # which is written as a matrix, exact everywhere
-            frames = [self._output_frame(f) for f in frames]
-        fields = forward.field(frames[0], self.device), inverse.field(frames[1], self.device)
-        return fields, warped_volume(inputs.moving, fields[0], inputs.fixed.frame)
 
     def _output_frame(self, frame: Frame) -> Frame:
         return frame if self._plan.output_spacing is None else frame.with_spacing(self._plan.output_spacing)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,10 +19,39 @@ from torch import Tensor
 from .frame import Frame
 from .progress import Reporter
 from .sizes import SMALLEST, scaled_size
-from .transforms.base import Representation
 
-Energy = Callable[[Tensor], Tensor]
-"""From a displacement (*S, d), normalised units, to the scalar to minimise."""
+Displacements = Tensor | tuple[Tensor, Tensor]
+"""(*S, d), normalised units: of one map, or of two, towards the moving and towards the fixed image."""
+
+Energy = Callable[[Displacements], Tensor]
+"""From displacements to the scalar to minimise."""
+
+
+Model = TypeVar("Model", bound="Movable")
+
+_FEW = 5
+"""Iterations in a row that raise the energy, after which a scale ends."""
+
+_SLACK = 0.01
+"""Share of what a scale has gained that its last iteration may be above its best: smoothing gives and takes."""
+
+
+class Movable(Protocol):
+    """What can be optimised: a `transforms.base.Representation`, or a pair of maps of one (`half_way.HalfWay`)."""
+
+    @property
+    def frame(self) -> Frame: ...
+    @property
+    def dimension(self) -> int: ...
+    @property
+    def compositive(self) -> bool: ...
+    def parameters(self) -> list[Tensor]: ...
+    def displacement(self) -> Displacements: ...
+    def resized(self: Model, frame: Frame) -> Model: ...
+    def smooth_gradients(self, gradients: list[Tensor], sigma: Sequence[float]) -> list[Tensor]: ...
+    def step(self, directions: list[Tensor], rate: float) -> None: ...
+    def smooth(self, sigma: Sequence[float]) -> None: ...
+    def finish(self) -> None: ...
 
 
 class Objective(Protocol):
@@ -99,16 +128,16 @@ def scale_frame(frame: Frame, factor: float, smallest: int) -> Frame:
 
 def solve(
     objective: Objective,
-    representation: Representation,
+    representation: Model,
     settings: Settings,
     report: Reporter | None = None,
     stage: str = "Deformable registration",
-    after_scale: Callable[[Representation], None] | None = None,
-) -> tuple[Representation, list[ScaleReport]]:
+    after_scale: Callable[[Model], None] | None = None,
+) -> tuple[Model, list[ScaleReport]]:
     """Minimise `objective` over `representation`, starting from where it stands.
 
     The representation handed in is left as it is. Deterministic: the same input gives the same result
-    bit for bit on one device with one number of threads.
+    bit for bit on one device with one number of threads. No scale ends at a higher energy than it began with.
 
     Args:
         objective: what to minimise.
@@ -147,7 +176,7 @@ def solve(
 
 def _run_scale(
     energy: Energy,
-    representation: Representation,
+    representation: Movable,
     settings: Settings,
     scale: Scale,
     report: Reporter,
@@ -156,24 +185,64 @@ def _run_scale(
     d = representation.dimension
     directions = _directions(settings)
     energies: list[float] = []
+    best = _Best()
     converged = False
     sigma = (settings.warp_sigma * scale.stiffness,) * d
     for iteration in range(scale.iterations):
         report(label, iteration / scale.iterations, energies[-1] if energies else None)
         parameters = representation.parameters()
         value = energy(representation.displacement())
+        energies.append(float(value.detach()))
+        best.seen(energies[-1], parameters)
+        if len(energies) > _FEW and energies[-1] > best.energy and _rises(energies):
+            break
         gradients = list(torch.autograd.grad(value, parameters))
         gradients = representation.smooth_gradients(gradients, (settings.gradient_sigma,) * d)
         representation.step(directions(gradients), settings.rate)
         if sigma[0] > 0:
             representation.smooth(sigma)
-        energies.append(float(value.detach()))
         converged = _has_converged(energies, settings.tolerance) or _has_stalled(
             energies, settings.patience, settings.decrease
         )
         if converged:
             break
+    if energies:
+        best.restored(energies, energy, representation)
     return ScaleReport(representation.frame, tuple(energies), converged)
+
+
+class _Best:
+    """The parameters of the lowest energy so far."""
+
+    def __init__(self) -> None:
+        self.energy = float("inf")
+        self.parameters: list[Tensor] = []
+
+    def seen(self, energy: float, parameters: list[Tensor]) -> None:
+        if energy < self.energy:
+            self.energy = energy
+            if self.parameters:
+                for kept, parameter in zip(self.parameters, parameters, strict=True):
+                    kept.copy_(parameter.detach())
+            else:
+                self.parameters = [parameter.detach().clone() for parameter in parameters]
+
+    @torch.no_grad()
+    def restored(self, energies: list[float], energy: Energy, representation: Movable) -> None:
+        """Take the parameters back to the best ones, where the last ones are clearly worse, or where no
+        iteration got below the energy of the start and the last step did not either."""
+        gained = energies[0] - self.energy
+        if gained > 0 and energies[-1] <= self.energy + _SLACK * gained:
+            return
+        if gained <= 0 and float(energy(representation.displacement())) < self.energy:
+            return
+        for parameter, kept in zip(representation.parameters(), self.parameters, strict=True):
+            parameter.copy_(kept)
+
+
+def _rises(energies: Sequence[float]) -> bool:
+    """Whether each of the last few iterations has raised the energy."""
+    return all(after > before for before, after in pairwise(energies[-_FEW - 1 :]))
 
 
 def _directions(settings: Settings) -> Callable[[list[Tensor]], list[Tensor]]:
@@ -252,4 +321,4 @@ def _has_converged(energies: Sequence[float], tolerance: float, window: int = 20
     time = torch.arange(window, dtype=torch.float64) - (window - 1) / 2
     slope = float((time * tail).sum() / (time * time).sum())
     gained = max(energies) - min(energies)
-    return -slope <= tolerance * gained
+    return abs(slope) <= tolerance * gained

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,17 +12,15 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from ..field import Field
-from ..filters import downsample
 from ..frame import Frame
-from ..interpolation import sample
-from ..objective import matching_size, normalised_matrix
+from ..half_way import half_displacement
 from ..objectives import NormalisedMutualInformation, Similarity
 from ..presets import start_frame
 from ..transforms import FieldTransform
 from ..weights import Weights
-from .base import Method, MethodInput, Prediction
+from .base import Method, MethodInput, Prediction, image_on
 from .classical import classical_features
-from .maps import BatchMap, ComposedMap, read_at
+from .maps import BatchMap, ComposedMap, FieldMap, read_at
 
 _NO_WEIGHTS = (
     "There are no trained weights for {title}, so it starts from no prediction: the result is what the "
@@ -38,7 +36,7 @@ SCALES = (0.75, 1.4, 2.0)
 know shapes by their voxels: a coarser look sees large shifts as smaller ones, a finer one more detail, and
 what the ones before it have left."""
 
-_WORTHWHILE = 0.1
+WORTHWHILE = 0.1
 """Share of what separates two images from perfect that a look has to gain, see `improves`. On images unlike
 those trained on, maps that gained less made structures overlap less (and some, from a fine look, that gained
 more, where the coarse one had failed)."""
@@ -57,14 +55,15 @@ class PredictingMethod(Method):
     """
 
     def predict(self, pair: MethodInput) -> Prediction:
-        """The network's map from the fixed frame's box to itself, before the linear map.
+        """The network's map of the working frame, before the linear maps.
 
-        Fixed and linearly aligned moving image are cut to about as many voxels as the network was trained on,
-        over the fixed image's box, at each of its scales; from the second time on the moving image is
-        warped by what was found before, and the maps are composed. Where the solver goes on from there,
-        one coarse look is all: the solver finds details sooner. The result is evaluated on the lattice the
-        solver begins on. A map that does not make the images clearly more alike is left out; with a warning,
-        if that leaves none.
+        Both images are read on the working frame's box, cut into about as many voxels as the network was
+        trained on, at each of its scales; from the second time on they are warped by what was found before,
+        and the maps are composed. Half-way, the network is asked in both orders of the images and both are
+        warped, so that exchanging them exchanges the maps. Where the solver goes on from there, one coarse
+        look is all: the solver finds details sooner. The result is evaluated on the lattice the solver begins
+        on. A map that does not make the images clearly more alike is left out; with a warning, if that
+        leaves none.
 
         Raises:
             InputError: the weights do not fit the network.
@@ -75,24 +74,33 @@ class PredictingMethod(Method):
             return replace(plain, warnings=(_NO_WEIGHTS.format(title=self.title),))
         pair.report("Predicting", 0.0)
         network = self.network(pair.weights).to(pair.fixed.data.device)
-        found: BatchMap | None = None
+        found: Looked | None = None
         scales = SCALES[:1] if pair.preset.refines else self.scales(pair.weights)
-        for frame in looks(pair.weights, pair.fixed.frame, scales):
+        for frame in looks(pair.weights, pair.frame, scales):
             fixed, moving = network_images(pair, frame)
             if found is not None:
-                moving = read_at(moving, found.on_grid(frame.shape))
-            further = self.proposal(network, moving, fixed, frame, pair)
+                moving, fixed = found.warped(moving, fixed)
+            proposed = self.proposals(network, moving, fixed, frame, pair)
             with torch.no_grad():
-                if not improves(further, moving, fixed, pair.similarity.at(frame.spacing)):
+                further = Looked.of(proposed, frame)
+                if not further.improves(moving, fixed, pair.similarity.at(frame.spacing)):
                     break  # what fails at the coarser look may mislead, more subtly, at the finer one
-                found = further if found is None else ComposedMap(found, further)
+                found = further if found is None else found.then(further)
         if found is None:
             return replace(plain, warnings=(NO_HELP.format(title=self.title),))
         with torch.no_grad():
-            lattice = start_frame(pair.preset, pair.fixed.frame)
-            start = FieldTransform(Field(found.displacement(lattice.shape)[0], lattice))
+            start = FieldTransform(found.start(start_frame(pair.preset, pair.frame)))
         pair.report("Predicting", 1.0)
         return replace(plain, start=start)
+
+    def proposals(
+        self, network: nn.Module, moving: Tensor, fixed: Tensor, frame: Frame, pair: MethodInput
+    ) -> tuple[BatchMap, BatchMap | None]:
+        """What the network makes of images (1, 1, *S) on `frame`: the map of fixed to moving points and, for
+        symmetric pairs, that of moving to fixed ones."""
+        there = self.proposal(network, moving, fixed, frame, pair)
+        back = self.proposal(network, fixed, moving, frame, pair) if pair.symmetric else None
+        return there, back
 
     def scales(self, weights: Weights) -> tuple[float, ...]:
         """Of the looks where no solver follows, see `SCALES`."""
@@ -131,40 +139,87 @@ def looks(weights: Weights, frame: Frame, scales: Sequence[float] = SCALES) -> l
     return [frame.with_spacing(step) for step in (steps if steps[0] > finest else steps[:1])]
 
 
-def network_images(pair: MethodInput, frame: Frame) -> tuple[Tensor, Tensor]:
-    """Fixed and linearly aligned moving image (1, 1, *S) on a frame of the fixed box.
+@dataclass(frozen=True)
+class Looked:
+    """The maps that looks have found so far, of the working frame's box.
 
-    Outside the moving image's box is black.
+    Attributes:
+        to_moving: towards the moving image.
+        to_fixed: towards the fixed one; None where that stays.
     """
-    fixed = downsample(pair.fixed.data[None], frame.size)
-    matrix = normalised_matrix(pair.linear, frame, pair.moving.frame, fixed.device)
-    points = frame.grid(fixed.device) @ matrix[:, :-1].T + matrix[:, -1]
-    moving = downsample(pair.moving.data[None], matching_size(pair.moving.frame, frame))
-    inside = (points.abs() <= 1).all(-1)
-    return fixed, sample(moving, points) * inside
+
+    to_moving: BatchMap
+    to_fixed: BatchMap | None
+
+    @classmethod
+    def of(cls, proposed: tuple[BatchMap, BatchMap | None], frame: Frame) -> Looked:
+        """What one look has proposed, halved between the images where there are both directions."""
+        there, back = proposed
+        if back is None:
+            return cls(there, None)
+        fields = [proposal.displacement(frame.shape)[0] for proposal in (there, back)]
+        zero = torch.zeros_like(fields[0])
+        half = (half_displacement(fields[0], zero, frame) - half_displacement(fields[1], zero, frame)) / 2
+        return cls(FieldMap(half[None]), FieldMap(-half[None]))
+
+    def then(self, further: Looked) -> Looked:
+        """These, after what a further look at images warped by them has found."""
+        to_fixed = None
+        if self.to_fixed is not None and further.to_fixed is not None:
+            to_fixed = ComposedMap(self.to_fixed, further.to_fixed)
+        return Looked(ComposedMap(self.to_moving, further.to_moving), to_fixed)
+
+    def warped(self, moving: Tensor, fixed: Tensor) -> tuple[Tensor, Tensor]:
+        """Both images (1, 1, *S) of the box, as they are seen after the maps."""
+        shape = moving.shape[2:]
+        there = read_at(moving, self.to_moving.on_grid(shape))
+        return there, fixed if self.to_fixed is None else read_at(fixed, self.to_fixed.on_grid(shape))
+
+    def improves(
+        self, moving: Tensor, fixed: Tensor, similarity: Similarity, worthwhile: float = WORTHWHILE
+    ) -> bool:
+        """See `improves`."""
+        return improves(self.warped(moving, fixed), (moving, fixed), similarity, worthwhile)
+
+    def start(self, frame: Frame) -> Field:
+        """What the solver begins with on a frame of the box, see `Prediction.start`."""
+        there = self.to_moving.displacement(frame.shape)[0]
+        if self.to_fixed is None:
+            return Field(there, frame)
+        return Field(half_displacement(there, self.to_fixed.displacement(frame.shape)[0], frame), frame)
+
+
+def network_images(pair: MethodInput, frame: Frame) -> tuple[Tensor, Tensor]:
+    """Fixed and moving image (1, 1, *S), linearly aligned, on a frame of the working box.
+
+    Outside an image's box is black.
+    """
+    return image_on(pair.fixed, pair.to_fixed_frame, frame), image_on(pair.moving, pair.linear, frame)
 
 
 def improves(
-    found: BatchMap, moving: Tensor, fixed: Tensor, similarity: Similarity, worthwhile: float = _WORTHWHILE
+    after: tuple[Tensor, Tensor],
+    before: tuple[Tensor, Tensor],
+    similarity: Similarity,
+    worthwhile: float = WORTHWHILE,
 ) -> bool:
-    """Whether a map makes images (1, 1, *S) clearly more alike than they are.
+    """Whether warped images (1, 1, *S), moving and fixed, are clearly more alike than they were before.
 
-    It has to take the share `worthwhile` of what separates them from an image and itself: reading an image
+    They have to lose the share `worthwhile` of what separates them from an image and itself: reading an image
     between its voxels smooths its noise, and that alone makes images look a little more alike. And their
     mutual information has to gain (across contrasts, where it sees little, not to fall): a map that bends
     each neighbourhood into something that correlates can have led structures away from one another.
     """
-    grid = found.on_grid(fixed.shape[2:])
-    seen, target = similarity.prepare(moving), similarity.prepare(fixed)
-    if _gain(similarity, seen, target, grid) <= worthwhile:
+    seen = [[similarity.prepare(image) for image in images] for images in (after, before)]
+    if _gain(similarity, *seen) <= worthwhile:
         return False
     least = 0.0 if similarity.across_contrasts else _AS_A_WHOLE
-    return _gain(NormalisedMutualInformation(), moving, fixed, grid) > least
+    return _gain(NormalisedMutualInformation(), after, before) > least
 
 
-def _gain(similarity: Similarity, moving: Tensor, fixed: Tensor, grid: Tensor) -> float:
-    """The share of what separates two images from perfect that reading one of them at `grid` takes."""
-    before, after, best = (
-        float(similarity(image, fixed)) for image in (moving, read_at(moving, grid), fixed)
+def _gain(similarity: Similarity, after: Sequence[Tensor], before: Sequence[Tensor]) -> float:
+    """The share of what separates two images from perfect that the maps take."""
+    started, reached, best = (
+        float(similarity(image, fixed)) for image, fixed in (before, after, (before[1], before[1]))
     )
-    return (before - after) / max(before - best, 1e-12)
+    return (started - reached) / max(started - best, 1e-12)

@@ -38,6 +38,13 @@ class Similarity(ABC):
         """What is to be warped and compared in the place of `image` (1, C, *S), which keeps its lattice."""
         return image
 
+    def symmetric(self, a: Tensor, b: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The measure of two images of which both are moved: differentiable in both, and the same, up to the
+        images' order, when they are exchanged. Arguments as for a call."""
+        one, other = self(a, b.detach(), weight), self(b, a.detach(), weight)
+        # each has the gradient of its own first image; half of the value of both
+        return one + other - (one + other).detach() / 2
+
     def at(self, spacing: Sequence[float]) -> Similarity:
         """The measure on a lattice of `spacing` mm, (x, y, z) order."""
         del spacing

@@ -22,8 +22,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..errors import InputError
-from ..filters import box_sum, box_sum_, valid_sum, window_count
+from ..filters import box_sum, box_sum_, window_count
 from .common import Cached, Similarity, channel_volumes, check_pair
+from .local_ncc_pair import LocalNccPair
+from .running_window import RunningWindow
 
 _STACK = 1 << 17
 """Voxels of a stack of planes on a processor; some twenty arrays of this size are in use at a time."""
@@ -37,8 +39,9 @@ class LocalNCC(Similarity):
         window_mm: the window's width in mm instead; `at` turns it into voxels.
         gradient: "exact", or "centre": each voxel only sees the window centred on it, scaled as if its
             neighbours' windows agreed with it (the approximation of Avants et al. 2008); cheaper.
-        epsilon: added to the window variances, as a fraction of each image's whole variance, so that
-            flat regions contribute nothing.
+        epsilon: added to the window variances, as a fraction of each image's whole variance, and the root of
+            both to the covariance: flat regions contribute nothing, two of them agree, and of all images an
+            image is most like itself.
 
     Windows are cut at the border and statistics taken over the voxels inside. `weight` weighs window
     centres. The statistics of the fixed image are kept for as long as the same tensor is passed.
@@ -76,14 +79,25 @@ class LocalNCC(Similarity):
         check_pair(warped, fixed, weight)
         return _LocalNCC.apply(warped, self._cache(fixed), weight, self.gradient == "exact", self.epsilon)
 
-    def _statistics(self, fixed: Tensor) -> _FixedStatistics:
+    def symmetric(self, a: Tensor, b: Tensor, weight: Tensor | None = None) -> Tensor:
+        """See `Similarity.symmetric`; in one pass where the gradient is the centred one."""
+        if self.gradient == "exact":
+            return super().symmetric(a, b, weight)
+        check_pair(a, b, weight)
+        return LocalNccPair.apply(a, b, weight, self._window(a.ndim - 2), self.epsilon)
+
+    def _window(self, d: int) -> tuple[int, int, int]:
+        """The window's radius, (x, y, z); zero across the one plane of a 2-D image."""
         if self.radius is None:
             raise InputError("A correlation window in millimetres needs the image's spacing.")
-        d = fixed.ndim - 2
         radius = (self.radius,) * d if isinstance(self.radius, int) else tuple(self.radius)
         if len(radius) != d:
             raise InputError("The correlation window needs one radius per image axis.")
-        radius = (*radius, 0)[:3]
+        x, y, z = (*radius, 0)[:3]
+        return x, y, z
+
+    def _statistics(self, fixed: Tensor) -> _FixedStatistics:
+        radius = self._window(fixed.ndim - 2)
         values = channel_volumes(fixed)
         mean = values.mean((1, 2, 3), keepdim=True)
         centred = values - mean
@@ -92,19 +106,20 @@ class LocalNCC(Similarity):
         local_mean = box_sum_(centred.clone(), radius).mul_(share)
         variance = box_sum(centred * centred, radius).mul_(share).addcmul_(local_mean, local_mean, value=-1)
         precision = variance.clamp_(min=0).add_(epsilon).reciprocal_()
-        return _FixedStatistics(centred, local_mean, precision, share, radius)
+        return _FixedStatistics(centred, local_mean, precision, share, radius, epsilon.flatten())
 
 
 @dataclass(frozen=True)
 class _FixedStatistics:
     """Of the fixed image, all (C, Z, Y, X): values and window means less the whole mean, 1 / variance;
-    `share` (Z, Y, X) is 1 / window voxels; `radius` is in (x, y, z) order."""
+    `share` (Z, Y, X) is 1 / window voxels; `radius` is in (x, y, z) order; `epsilon` (C) is in the variances."""
 
     centred: Tensor
     mean: Tensor
     precision: Tensor
     share: Tensor
     radius: tuple[int, ...]
+    epsilon: Tensor
 
 
 class _LocalNCC(torch.autograd.Function):
@@ -156,13 +171,14 @@ class _Stream:
         # Correlation does not change with a constant, and small values lose less to rounding.
         self.shift = image.mean()
         self.epsilon, self.slope = _regulariser(image - self.shift, self.shift, epsilon)
+        self.common = (self.epsilon * fixed.epsilon[channel]).sqrt()
         self.similarity = torch.zeros((), dtype=torch.float64, device=image.device)
         self.flattening = torch.zeros((), dtype=torch.float64, device=image.device)
 
     def run(self) -> Tensor:
         depth = self.image.shape[0]
-        moments = _RunningWindow(self.image, self.through)
-        spread = _RunningWindow(self.image, self.through)
+        moments = RunningWindow(self.image, 3, self.through)
+        spread = RunningWindow(self.image, 3, self.through)
         step = depth
         if self.image.device.type == "cpu":
             step = max(1, 2 * self.through, _STACK // max(1, self.image[0].numel()))
@@ -189,7 +205,7 @@ class _Stream:
         share, mean_fixed = self.share[part], self.mean_fixed[part]
         mean, square, product = sums.mul_(share)
         variance = square.addcmul_(mean, mean, value=-1).clamp_(min=0).add_(self.epsilon)
-        covariance = product.addcmul_(mean, mean_fixed, value=-1)
+        covariance = product.addcmul_(mean, mean_fixed, value=-1).add_(self.common)
         slope = covariance / variance
         factor = slope * self.precision[part]
         if self.weights is not None:
@@ -200,6 +216,7 @@ class _Stream:
             return terms
         if self.exact:
             self.flattening += torch.dot(factor.view(-1), slope.view(-1))
+            self.flattening -= factor.sum() * self.common / self.epsilon
             factor.mul_(share)
         slope.mul_(factor)
         torch.mul(slope, mean, out=terms[2]).addcmul_(factor, mean_fixed, value=-1)
@@ -213,28 +230,6 @@ class _Stream:
         warped = self.image[part] - self.shift
         target = torch.addcmul(terms[2], terms[0], self.fixed[part], out=self.gradient[part])
         target.addcmul_(terms[1], warped, value=-1)
-
-
-class _RunningWindow:
-    """Window sums along z of planes that arrive in stacks; results come `radius` planes late."""
-
-    def __init__(self, image: Tensor, radius: int) -> None:
-        self.radius = radius
-        self.next = -radius
-        self.tail = image.new_zeros(3, 2 * radius, *image.shape[1:])
-
-    def push(self, stack: Tensor) -> tuple[int, Tensor]:
-        """Take (3, planes, Y, X); returns the first complete plane's index and the complete sums."""
-        planes = stack.shape[1]
-        joined = torch.cat([self.tail, stack], 1)
-        self.tail = joined[:, planes:]
-        outside = min(max(0, -self.next), planes)
-        start = self.next + outside
-        self.next += planes
-        return start, valid_sum(joined[:, outside:], 1, 2 * self.radius + 1)
-
-    def flush(self) -> tuple[int, Tensor]:
-        return self.push(self.tail.new_zeros(3, self.radius, *self.tail.shape[2:]))
 
 
 def _regulariser(centred: Tensor, mean: Tensor, fraction: float) -> tuple[Tensor, float]:

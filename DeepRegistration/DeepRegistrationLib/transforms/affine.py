@@ -21,6 +21,7 @@ class Affine(LinearRepresentation):
 
     name = "affine"
     description = REPRESENTATIONS[name].description
+    signed = ("turn", "stretch", "shift")
 
     def __init__(self, frame: Frame, device: torch.device | str = "cpu") -> None:
         super().__init__(frame, device)

@@ -45,6 +45,7 @@ class BSpline(Representation):
     name = "b-spline"
     description = REPRESENTATIONS[name].description
     diffeomorphic = True
+    signed = ("coefficients",)
 
     def __init__(
         self,

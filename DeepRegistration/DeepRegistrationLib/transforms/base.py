@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from typing import ClassVar
 
@@ -127,12 +128,14 @@ class Representation(Transform):
         diffeomorphic: whether folds are excluded by construction.
         compositive: whether `step` composes its update on the inside of the map, so that gradients are
             to be taken with respect to such an update (`interpolation.warp`).
+        signed: attributes, tensors or lists of them, whose sign makes a map its `partner`.
     """
 
     name: ClassVar[str]
     description: ClassVar[str]
     diffeomorphic: ClassVar[bool]
     compositive: ClassVar[bool] = False
+    signed: ClassVar[tuple[str, ...]]
 
     def __init__(self, frame: Frame, device: torch.device | str = "cpu") -> None:
         """The identity on `frame`."""
@@ -144,6 +147,24 @@ class Representation(Transform):
     def seeded(cls, frame: Frame, device: torch.device | str, seed: int) -> Representation:
         """The identity on `frame`; `seed` fixes the random numbers of those that start from some."""
         return cls(frame, device)
+
+    @classmethod
+    def half_way(cls, frame: Frame, device: torch.device | str, seed: int) -> Representation:
+        """The same, to be moved together with its `partner`."""
+        return cls.seeded(frame, device, seed)
+
+    def partner(self) -> Representation:
+        """The map whose parameters have the other sign: near the inverse, and the inverse of a flow.
+
+        From a frame half-way between two images the one map leads to the moving image and the other to the
+        fixed one, so that exchanging the images changes the parameters' sign and nothing else. It is
+        differentiable in this map's parameters, but has none of its own to move.
+        """
+        other = copy(self)
+        for name in self.signed:
+            value = getattr(self, name)
+            setattr(other, name, [-v for v in value] if isinstance(value, list) else -value)
+        return other
 
     @abstractmethod
     def parameters(self) -> list[Tensor]:

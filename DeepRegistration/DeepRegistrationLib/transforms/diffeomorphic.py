@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -11,15 +13,10 @@ from torch import Tensor
 from ..catalogue import REPRESENTATIONS
 from ..field import cell_determinant
 from ..filters import box_sum, gaussian_smooth
+from ..frame import Frame
 from ..interpolation import sample
 from ..jacobian import determinant_slabs
 from .free_form import FreeForm
-
-_LEAST_VOLUME = 0.3
-"""Where the map shrinks volume below this, it is smoothed before it can fold."""
-
-_MOST_VOLUME = 4.0
-"""Where it expands volume beyond this, likewise: its inverse would be about to fold."""
 
 _NO_FOLD = 0.01
 """What the smallest determinant has to reach in the end."""
@@ -40,6 +37,19 @@ class Diffeomorphic(FreeForm):
     diffeomorphic = True
     compositive = True
 
+    least_volume: ClassVar[float] = 0.3
+    """Where the map shrinks volume below this, it is smoothed before it can fold."""
+
+    most_volume: ClassVar[float] = 4.0
+    """Where it expands volume beyond this, likewise: its inverse would be about to fold."""
+
+    signs: ClassVar[tuple[int, ...]] = (1,)
+    """Of the displacement, for each of the maps that are kept from folding."""
+
+    @classmethod
+    def half_way(cls, frame: Frame, device: torch.device | str, seed: int) -> HalfWayDiffeomorphic:
+        return HalfWayDiffeomorphic.seeded(frame, device, seed)
+
     @torch.no_grad()
     def step(self, directions: list[Tensor], rate: float) -> None:
         (direction,) = directions
@@ -56,18 +66,24 @@ class Diffeomorphic(FreeForm):
     def smooth(self, sigma: Sequence[float]) -> None:
         super().smooth(sigma)
         warp, d = self.warp.data, self.dimension
-        # two opposite corners of each cell tell nearly as much as all of them, for a quarter of the price
-        volume = cell_determinant(warp, [(0,) * d, (1,) * d])
-        low, high = (float(extreme) for extreme in volume.aminmax())
-        if low < _LEAST_VOLUME or high > _MOST_VOLUME:
-            excess = torch.maximum(1 - volume / _LEAST_VOLUME, volume / _MOST_VOLUME - 1).clamp_(0, 1)
+        excess: Tensor | None = None
+        for sign in self.signs:
+            # two opposite corners of each cell tell nearly as much as all of them, for a quarter of the price
+            volume = cell_determinant(warp if sign > 0 else -warp, [(0,) * d, (1,) * d])
+            low, high = (float(extreme) for extreme in volume.aminmax())
+            if low < self.least_volume or high > self.most_volume:
+                found = torch.maximum(1 - volume / self.least_volume, volume / self.most_volume - 1).clamp_(
+                    0, 1
+                )
+                excess = found if excess is None else torch.maximum(excess, found)
+        if excess is not None:
             missing = [warp.shape[dim] - excess.shape[dim] for dim in reversed(range(d))]
             _relax(warp, F.pad(excess, [value for count in missing for value in (0, count)]), 1)
 
     @torch.no_grad()
     def finish(self) -> None:
         for attempt in range(_REPAIRS):
-            folded = self._folded()
+            folded = reduce(torch.logical_or, (self._folded(sign) for sign in self.signs))
             places = folded.nonzero()
             if len(places) == 0:
                 return
@@ -81,7 +97,7 @@ class Diffeomorphic(FreeForm):
             for _ in range(reach):
                 _relax(self.warp.data[window], folded[window].float(), reach)
 
-    def _folded(self) -> Tensor:
+    def _folded(self, sign: int) -> Tensor:
         """Voxels (*S) no more than one away from a (nearly) folded corner of a cell.
 
         The cells just beyond the border count too: there the border's displacement goes on.
@@ -91,11 +107,30 @@ class Diffeomorphic(FreeForm):
         padded = F.pad(self.warp.data.movedim(-1, 0)[None], sides[::-1], mode="replicate")[0].movedim(0, -1)
         # one voxel stays one voxel in the units of the larger lattice
         scale = [n / (n + 2 * (n > 1)) for n in self.frame.size]
-        slabs = determinant_slabs(padded * padded.new_tensor(scale))
+        slabs = determinant_slabs(padded * padded.new_tensor(scale) * sign)
         folded = torch.cat([slab.smallest < _NO_FOLD for slab in slabs])
         if bool(folded.any()):
             folded = box_sum(folded.float(), (1,) * self.dimension) > 0
         return folded[tuple(slice(int(n > 1), int(n > 1) + n) for n in shape)]
+
+
+class HalfWayDiffeomorphic(Diffeomorphic):
+    """x -> x + w(x) beside its partner x -> x - w(x), both kept from folding.
+
+    Every smooth map D near the identity is (id + w) o (id - w)^-1 for one w: half of what separates x from D(x),
+    at the point half-way between them. Composing a small step v on the inside of the one map and -v on
+    that of the other changes w by v and moves the half-way points themselves, both up to the second order in v;
+    so the step is an addition.
+    """
+
+    signs = (1, -1)
+    least_volume, most_volume = 0.45, 2.5
+    """Of the halves: about the roots of what the whole map may do."""
+
+    @torch.no_grad()
+    def step(self, directions: list[Tensor], rate: float) -> None:
+        (direction,) = directions
+        self.warp.sub_(direction * (rate * self.voxel(direction)))
 
 
 def _relax(warp: Tensor, share: Tensor, reach: int) -> None:

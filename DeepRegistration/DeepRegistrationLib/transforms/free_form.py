@@ -20,6 +20,7 @@ class FreeForm(Representation):
     name = "free-form"
     description = REPRESENTATIONS[name].description
     diffeomorphic = False
+    signed = ("warp",)
 
     def __init__(self, frame: Frame, device: torch.device | str = "cpu") -> None:
         super().__init__(frame, device)

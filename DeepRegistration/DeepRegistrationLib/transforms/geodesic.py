@@ -55,6 +55,7 @@ class Geodesic(Representation):
     name = "geodesic"
     description = REPRESENTATIONS[name].description
     diffeomorphic = True
+    signed = ("momentum",)
 
     def __init__(
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from copy import copy
 
 import torch
 from torch import Tensor
@@ -99,6 +100,12 @@ class NeuralField(Representation):
         if not torch.is_grad_enabled():
             return self.at(points)
         return checkpoint(self.at, points, use_reentrant=False, preserve_rng_state=False)
+
+    def partner(self) -> NeuralField:
+        """Only the last, linear layer changes its sign: the network's value does, then."""
+        other = copy(self)
+        other.weights = [*self.weights[:-2], *(-w for w in self.weights[-2:])]
+        return other
 
     @torch.no_grad()
     def step(self, directions: list[Tensor], rate: float) -> None:

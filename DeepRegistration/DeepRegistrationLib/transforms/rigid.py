@@ -17,6 +17,7 @@ class Rigid(LinearRepresentation):
 
     name = "rigid"
     description = REPRESENTATIONS[name].description
+    signed = ("turn", "shift")
 
     def __init__(self, frame: Frame, device: torch.device | str = "cpu") -> None:
         super().__init__(frame, device)

@@ -35,6 +35,7 @@ class StationaryVelocity(Representation):
     name = "stationary-velocity"
     description = REPRESENTATIONS[name].description
     diffeomorphic = True
+    signed = ("velocity",)
 
     def __init__(self, frame: Frame, device: torch.device | str = "cpu", full: bool = False) -> None:
         """

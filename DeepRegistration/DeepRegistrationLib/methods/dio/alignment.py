@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 
 from ...field import Field
-from ...objective import PairObjective
+from ...half_way import HalfWay
+from ...objective import PairObjective, both
 from ...presets import PRESETS, settings_for
 from ...sizes import finest_size
 from ...solver import solve
 from ...transforms import Diffeomorphic, FieldTransform
 from ..base import MethodInput, Prediction
 from ..maps import FieldMap
-from ..predicting import improves, network_images
+from ..predicting import Looked, network_images
 
 _VOXELS, _COARSE_VOXELS = 300_000, 30_000
 """Of the lattice, at most: about those of the images that networks are trained on; fewer where a solver
@@ -23,7 +24,7 @@ _WORTHWHILE = 0.05
 
 
 def feature_alignment(pair: MethodInput, learned: Prediction) -> FieldTransform | None:
-    """The diffeomorphic map that aligns the features, before the linear one; None if it does not help.
+    """The diffeomorphic map that aligns the features, see `Prediction.start`; None if it does not help.
 
     Args:
         pair: the images.
@@ -32,17 +33,22 @@ def feature_alignment(pair: MethodInput, learned: Prediction) -> FieldTransform 
     Raises:
         Cancelled: asked to, between two iterations.
     """
-    whole = pair.fixed.frame
+    whole = pair.frame
     most = _COARSE_VOXELS if pair.preset.refines else _VOXELS
     frame = whole.resized(finest_size(whole.size, whole.spacing, most))
     settings = settings_for(PRESETS["fast"], Diffeomorphic.name, "mind-nmi")
-    objective = PairObjective(learned.channels, pair.linear)
-    start = Diffeomorphic(frame, pair.fixed.data.device)
+    objective = PairObjective(learned.channels, pair.linear, to_fixed=pair.to_fixed)
+    device = pair.fixed.data.device
+    start = (
+        HalfWay(Diffeomorphic.half_way(frame, device, 0)) if pair.symmetric else Diffeomorphic(frame, device)
+    )
     found, _ = solve(objective, start, settings, pair.report, "Aligning the features")
     with torch.no_grad():
-        displacement = found.displacement()
+        towards_moving, towards_fixed = both(found.displacement())
+        looked = Looked(
+            FieldMap(towards_moving[None]), None if towards_fixed is None else FieldMap(towards_fixed[None])
+        )
         fixed, moving = network_images(pair, frame)
-        found_map = FieldMap(displacement[None])
-        if not improves(found_map, moving, fixed, pair.similarity.at(frame.spacing), _WORTHWHILE):
+        if not looked.improves(moving, fixed, pair.similarity.at(frame.spacing), _WORTHWHILE):
             return None
-        return FieldTransform(Field(displacement, frame))
+        return FieldTransform(Field(towards_moving, frame))

@@ -48,8 +48,8 @@ def learned_features(pair: MethodInput) -> Prediction:
         InputError: the weights do not fit.
     """
     assert pair.weights is not None
-    network = feature_network(pair.weights, pair.fixed.frame.dimension).to(pair.fixed.data.device)
-    frame = pair.fixed.frame
+    network = feature_network(pair.weights, pair.frame.dimension).to(pair.fixed.data.device)
+    frame = pair.frame
     alone = _START_VOXELS if pair.preset.refines else _ALONE_VOXELS
     most = _VOXELS if pair.similarity.across_contrasts else alone
     coarsest = float(np.prod(frame.extent) / most) ** (1 / frame.dimension)
@@ -57,10 +57,11 @@ def learned_features(pair: MethodInput) -> Prediction:
     voxel = max(min(finest_frame(pair.preset, frame).spacing), coarsest, trained)
     with torch.no_grad():
         pair.report("Features of the fixed image", 0.0)
-        fixed = features_of(network, at_voxel_size(pair.fixed, voxel))
+        seen = seen_part(pair.fixed, pair.to_fixed_frame, frame)
+        fixed = features_of(network, at_voxel_size(seen, voxel))
         pair.report("Features of the moving image", 0.5)
-        moving = features_of(network, at_voxel_size(seen_part(pair), voxel))
-        fixed, moving = scaled(fixed, moving)
+        moving = features_of(network, at_voxel_size(seen_part(pair.moving, pair.linear, frame), voxel))
+        fixed, moving = scaled(fixed, moving, pair.symmetric)
     shown = _shown(fixed, network.margin), _shown(moving, network.margin)
     fixed, moving = replace(fixed, frame=pair.fixed.frame), replace(moving, frame=pair.moving.frame)
     return Prediction((Channel(fixed, moving, MeanSquaredError()),), features=shown)
@@ -89,18 +90,23 @@ def at_voxel_size(image: Volume, voxel: float) -> Volume:
     return Volume(downsample(image.data[None], frame.size)[0], frame)
 
 
-def seen_part(pair: MethodInput) -> Volume:
-    """The part of the moving image that the fixed box maps onto, on axes parallel to the fixed one's.
+def seen_part(image: Volume, linear: LinearTransform, frame: Frame) -> Volume:
+    """The part of an image that a frame's box maps onto, on axes parallel to the frame's.
 
-    See `learned_features`; the linear stage's map says where and how turned that is.
+    See `learned_features`; `linear`, from the frame's points to the image's, says where and how turned it is.
     """
-    moving = pair.moving
+    moving = image
     own = np.asarray(moving.frame.direction)
-    turned = _rotation(pair.linear) @ np.asarray(pair.fixed.frame.direction)
-    parallel = np.diag(turned.T @ own).min() > _PARALLEL
-    axes = own if parallel else turned
+    turned = _rotation(linear) @ np.asarray(frame.direction)
+    along = turned.T @ own
+    if not (np.abs(along).max(0) > _PARALLEL).all():
+        axes, parallel = turned, False
+    else:
+        # the image's own axes, in whatever order: the network is not given a turned picture
+        parallel = bool(np.diag(along).min() > _PARALLEL)
+        axes = own if parallel else own @ np.round(along).T
     whole = moving.frame.corners() @ axes
-    wanted = pair.linear.map(torch.from_numpy(pair.fixed.frame.corners())).numpy() @ axes
+    wanted = linear.map(torch.from_numpy(frame.corners())).numpy() @ axes
     first, last = whole.min(0), whole.max(0)
     low, high = np.maximum(wanted.min(0), first), np.minimum(wanted.max(0), last)
     if (high <= low).any():  # nothing in common; let it see everything
@@ -115,17 +121,19 @@ def seen_part(pair: MethodInput) -> Volume:
     size = np.maximum(1, np.round((high - low) / spacing)).astype(int)
     steps = (high - low) / size
     origin = axes @ (low + steps / 2)
-    frame = Frame(*(tuple(v.tolist()) for v in (size, steps, origin)), tuple(map(tuple, axes.tolist())))
-    to_moving = moving.frame.world_to_normalised @ frame.normalised_to_world
-    points = apply_matrix(to_moving, frame.grid(moving.data.device))
-    return Volume(sample(moving.data[None], points)[0], frame)
+    part = Frame(*(tuple(v.tolist()) for v in (size, steps, origin)), tuple(map(tuple, axes.tolist())))
+    to_moving = moving.frame.world_to_normalised @ part.normalised_to_world
+    points = apply_matrix(to_moving, part.grid(moving.data.device))
+    return Volume(sample(moving.data[None], points)[0], part)
 
 
-def scaled(fixed: Pyramid, moving: Pyramid) -> tuple[Pyramid, Pyramid]:
-    """Both pyramids with each level divided by the spread of the fixed one's features there."""
+def scaled(fixed: Pyramid, moving: Pyramid, symmetric: bool = False) -> tuple[Pyramid, Pyramid]:
+    """Both pyramids with each level divided by the spread of the fixed one's features there; of both alike,
+    where the order of the images is not to matter."""
     results: tuple[list[Volume], list[Volume]] = ([], [])
     for a, b in zip(fixed.levels, moving.levels, strict=True):
-        spread = a.data.flatten(1).var(1, correction=0).mean().sqrt().clamp_min(1e-12)
+        variances = [v.data.flatten(1).var(1, correction=0).mean() for v in ((a, b) if symmetric else (a,))]
+        spread = torch.stack(variances).mean().sqrt().clamp_min(1e-12)
         for result, level in zip(results, (a, b), strict=True):
             result.append(Volume(level.data / spread, level.frame))
     return Pyramid(tuple(results[0]), fixed.frame), Pyramid(tuple(results[1]), moving.frame)

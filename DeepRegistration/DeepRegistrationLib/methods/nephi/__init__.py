@@ -13,13 +13,14 @@ from dataclasses import replace
 import torch
 
 from ...field import Field
-from ...presets import start_frame
+from ...frame import Frame
+from ...presets import finest_frame, start_frame
 from ...sizes import finest_size
 from ...transforms import FieldTransform, Transform
 from ..base import Method, MethodInput, Prediction
 from ..classical import classical_features
 from ..maps import FieldMap
-from ..predicting import improves, network_images
+from ..predicting import Looked, network_images
 from .hybrid import POINTS, coarse_start, fitted
 from .images import measured_at_points
 from .maps import CHUNK
@@ -65,23 +66,45 @@ class NePhi(Method):
             Cancelled: asked to while the networks are fitted.
         """
         plain = replace(classical_features(pair), features=None)
+        steps = pair.preset.scratch_steps
         if pair.weights is not None:
-            found, warnings = _predicted(pair), ()
-            worse = _NO_HELP.format(what="prediction", reason=_UNLIKE)
-        elif pair.preset.scratch_steps > 0:
-            steps = pair.preset.scratch_steps
-            start = coarse_start(pair, pair.report.part(0.0, 0.1))
-            found = fitted(pair, start=start, steps=steps, report=pair.report.part(0.1, _FITTED))
+            warnings, worse = (), _NO_HELP.format(what="prediction", reason=_UNLIKE)
+        elif steps > 0:
             warnings = (_FROM_SCRATCH.format(steps=steps),)
             worse = _NO_HELP.format(
                 what="field, fitted to this pair alone without trained weights,", reason=""
             )
         else:
             return replace(plain, warnings=(_NO_WEIGHTS,))
-        field = _on_lattice(found, pair)
-        if not _helps(field, pair):
-            return replace(plain, warnings=(worse,))
-        return replace(plain, start=FieldTransform(field), warnings=warnings)
+        begin = start_frame(pair.preset, pair.frame)
+        frame = begin.resized(finest_size(begin.size, begin.spacing, _READ_VOXELS))
+        found = Looked.of(_both_ways(pair, frame), frame)
+        fixed, moving = network_images(pair, frame)
+        with torch.no_grad():
+            if not found.improves(moving, fixed, pair.similarity.at(frame.spacing)):
+                return replace(plain, warnings=(worse,))
+            return replace(plain, start=FieldTransform(found.start(frame)), warnings=warnings)
+
+
+def _both_ways(pair: MethodInput, frame: Frame) -> tuple[FieldMap, FieldMap | None]:
+    """The field on a frame of the working box and, for symmetric pairs, that of the images exchanged."""
+    finest = finest_frame(pair.preset, pair.frame)
+    if not pair.symmetric:
+        return _field(pair.onto(finest), frame), None
+    parts = pair.report.part(0.0, 0.5), pair.report.part(0.5, 1.0)
+    there = _field(replace(pair, report=parts[0]).onto(finest), frame)
+    return there, _field(replace(pair.exchanged(), report=parts[1]).onto(finest), frame)
+
+
+def _field(pair: MethodInput, frame: Frame) -> FieldMap:
+    """What the networks give for a one-sided pair: predicted with weights, else fitted from scratch."""
+    if pair.weights is not None:
+        found = _predicted(pair)
+    else:
+        start = coarse_start(pair, pair.report.part(0.0, 0.1))
+        report = pair.report.part(0.1, _FITTED)
+        found = fitted(pair, start=start, steps=pair.preset.scratch_steps, report=report)
+    return _read(found, frame, pair)
 
 
 def _predicted(pair: MethodInput) -> Transform:
@@ -104,10 +127,8 @@ def _predicted(pair: MethodInput) -> Transform:
     return fitted(pair, maps, steps=pair.preset.instance_steps, loss=loss, report=report)
 
 
-def _on_lattice(found: Transform, pair: MethodInput) -> Field:
-    """Some points at a time, as a processor takes seconds for all."""
-    begin = start_frame(pair.preset, pair.fixed.frame)
-    frame = begin.resized(finest_size(begin.size, begin.spacing, _READ_VOXELS))
+def _read(found: Transform, frame: Frame, pair: MethodInput) -> FieldMap:
+    """The map at a frame's voxels, some points at a time, as a processor takes seconds for all."""
     report = pair.report.part(_FITTED, 1.0)
     parts = frame.points(pair.fixed.data.device, torch.float32).flatten(0, -2).split(CHUNK)
     moved = []
@@ -115,15 +136,8 @@ def _on_lattice(found: Transform, pair: MethodInput) -> Field:
         report("Reading the neural field", k / len(parts))
         moved.append(found.map(points) - points)
     report("Reading the neural field", 1.0)
-    return Field.from_mm(torch.cat(moved).view(*frame.shape, frame.dimension), frame)
-
-
-def _helps(field: Field, pair: MethodInput) -> bool:
-    """Whether the images are more alike after the map, on its lattice."""
-    fixed, moving = network_images(pair, field.frame)
-    found = FieldMap(field.displacement[None])
-    with torch.no_grad():
-        return improves(found, moving, fixed, pair.similarity.at(field.frame.spacing))
+    field = Field.from_mm(torch.cat(moved).view(*frame.shape, frame.dimension), frame)
+    return FieldMap(field.displacement.detach()[None])
 
 
 __all__ = ["NePhi"]

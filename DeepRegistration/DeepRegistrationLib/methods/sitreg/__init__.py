@@ -25,21 +25,28 @@ class SitReg(PredictingMethod):
     def network(self, weights: Weights) -> SitRegNetwork:
         return SitRegNetwork.from_weights(weights)
 
-    def proposal(
+    def proposals(
         self, network: SitRegNetwork, moving: Tensor, fixed: Tensor, frame: Frame, pair: MethodInput
-    ) -> BatchMap:
-        """The network's forward map.
+    ) -> tuple[BatchMap, BatchMap | None]:
+        """Both of the network's directions, of one evaluation.
 
-        The presets that spend extra work on a prediction (`Preset.instance_steps`) get the complete
-        evaluation, the others the standard one.
+        Where no solver follows, and for presets that spend extra work on a prediction
+        (`Preset.instance_steps`), that is the complete one, which has no folds; else the standard one.
         """
 
         def watch() -> None:
             pair.report("Predicting", 0.0)
 
         with torch.no_grad():
-            complete = pair.preset.instance_steps > 0
-            return network(moving, fixed, frame.spacing, complete, watch).directions()[0]
+            complete = pair.preset.instance_steps > 0 or not pair.preset.refines
+            there, back = network(moving, fixed, frame.spacing, complete, watch).directions()
+        return there, back if pair.symmetric else None
+
+    def proposal(
+        self, network: SitRegNetwork, moving: Tensor, fixed: Tensor, frame: Frame, pair: MethodInput
+    ) -> BatchMap:
+        """The forward map of `proposals`."""
+        return self.proposals(network, moving, fixed, frame, pair)[0]
 
 
 __all__ = ["SitReg"]

@@ -1,0 +1,107 @@
+"""Local correlation of two images that are both moved: one pass for the value and both gradients.
+
+The measure of `local_ncc` with, for either image, the approximate gradient of Avants et al. (Medical Image
+Analysis 12, 2008): with window means m, (co)variances c, u and v of a and b at the voxel,
+
+    d/da = 2 c / (u v) [(b - m_b) - c / u (a - m_a)],   d/db = 2 c / (u v) [(a - m_a) - c / v (b - m_b)].
+
+Exchanging the images exchanges the gradients, to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..filters import box_sum_, window_count
+from .common import channel_volumes
+from .running_window import RunningWindow
+
+_STACK = 1 << 17
+"""Voxels of a stack of planes on a processor; some twenty arrays of this size are in use at a time."""
+
+
+class LocalNccPair(torch.autograd.Function):
+    """1 - mean squared local correlation of a and b (1, C, *S), differentiable once in both."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, a: Tensor, b: Tensor, weight: Tensor | None, radius: tuple[int, ...], epsilon: float
+    ) -> Tensor:
+        one, other = channel_volumes(a), channel_volumes(b)
+        weights = None if weight is None else channel_volumes(weight)[0]
+        total = one[0].numel() if weights is None else float(weights.sum())
+        scale = 1 / max(total * len(one), torch.finfo(torch.float32).tiny)
+        gradients = torch.empty_like(one), torch.empty_like(other)
+        similarity = torch.zeros((), dtype=torch.float64)
+        for channel, images in enumerate(zip(one, other, strict=True)):
+            targets = gradients[0][channel], gradients[1][channel]
+            similarity = similarity + _summed(images, weights, targets, radius, epsilon)
+        ctx.shape = a.shape
+        ctx.save_for_backward(*(g.mul_(-2 * scale) for g in gradients))
+        return (1 - similarity * scale).to(a)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        one, other = ((g * upstream).view(ctx.shape) for g in ctx.saved_tensors)
+        return one, other, None, None, None
+
+
+def _summed(
+    images: tuple[Tensor, Tensor],
+    weights: Tensor | None,
+    gradients: tuple[Tensor, Tensor],
+    radius: tuple[int, ...],
+    epsilon: float,
+) -> Tensor:
+    """Squared correlation of two volumes (Z, Y, X) summed over voxels; half its derivatives into `gradients`."""
+    centred = [image - image.mean() for image in images]
+    floors = [_floor(image, centre, epsilon) for image, centre in zip(images, centred, strict=True)]
+    common = (floors[0] * floors[1]).sqrt()
+    shares = window_count(images[0].shape, radius, images[0]).reciprocal_()
+    similarity = torch.zeros((), dtype=torch.float64, device=images[0].device)
+    for part, sums in _window_sums(centred[0], centred[1], radius):
+        mean_a, mean_b, square_a, square_b, product = sums.mul_(shares[part])
+        a, b = centred[0][part], centred[1][part]
+        of_a = square_a.addcmul_(mean_a, mean_a, value=-1).clamp_(min=0).add_(floors[0])
+        of_b = square_b.addcmul_(mean_b, mean_b, value=-1).clamp_(min=0).add_(floors[1])
+        covariance = product.addcmul_(mean_a, mean_b, value=-1).add_(common)
+        factor = covariance / (of_a * of_b)
+        if weights is not None:
+            factor.mul_(weights[part])
+        similarity += torch.dot(factor.view(-1), covariance.view(-1))
+        a, b = mean_a.neg_().add_(a), mean_b.neg_().add_(b)
+        # c / u (a - m_a), in the place of the variances
+        along_a = torch.div(covariance, of_a, out=of_a).mul_(a)
+        along_b = torch.div(covariance, of_b, out=of_b).mul_(b)
+        torch.sub(b, along_a, out=gradients[0][part]).mul_(factor)
+        torch.sub(a, along_b, out=gradients[1][part]).mul_(factor)
+    return similarity.cpu()
+
+
+def _window_sums(a: Tensor, b: Tensor, radius: tuple[int, ...]) -> Iterator[tuple[slice, Tensor]]:
+    """Window sums of a, b, a^2, b^2 and a b, (5, planes, Y, X), stack by stack of planes."""
+    through, depth = radius[2], a.shape[0]
+    step = depth
+    if a.device.type == "cpu":
+        step = max(1, 2 * through, _STACK // max(1, a[0].numel()))
+    window = RunningWindow(a, 5, through)
+    for start in [*range(0, depth, step), depth]:
+        if start < depth:
+            one, other = a[start : start + step], b[start : start + step]
+            stack = torch.stack([one, other, one * one, other * other, one * other])
+            first, sums = window.push(box_sum_(stack, (*radius[:2], 0)))
+        else:
+            first, sums = window.flush()
+        yield slice(first, first + sums.shape[1]), sums
+
+
+def _floor(image: Tensor, centred: Tensor, fraction: float) -> Tensor:
+    """What is added to the window variances: a fraction of the whole variance and the rounding level."""
+    rounding = (16 * torch.finfo(image.dtype).eps * image.mean()) ** 2 + torch.finfo(image.dtype).tiny
+    return fraction * (centred * centred).mean() + rounding
