@@ -157,3 +157,14 @@ LINEAR_STAGES: dict[str, ChoiceText] = {
     "rigid": ChoiceText("Rigid", "First turned and shifted as a whole."),
     "affine": ChoiceText("Affine", "First turned, shifted, scaled and sheared as a whole."),
 }
+
+SYMMETRIC = ("on", "off")
+"""Whether both images are moved, to half-way between them, or the moving one alone."""
+
+STRENGTHS = {
+    "landmark_weight": "how strongly landmarks pull, times the usual",
+    "label_weight": "how strongly labels pull, times the usual",
+    "stiffness": "how smooth the deformation is kept, times the usual",
+    "regularity": "weight of the deformation's mean squared gradient (default: 0)",
+}
+"""Numbers that weigh what a registration minimises, by their names as options."""

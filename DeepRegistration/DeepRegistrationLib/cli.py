@@ -121,6 +121,7 @@ def _register(commands: argparse._SubParsersAction) -> None:
     _files(parser, "--fixed", "--moving", required=True)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     _choices(parser)
+    _strengths(parser)
     _prompts(parser)
     _features(parser)
     _machine(parser, "all")
@@ -149,6 +150,7 @@ def _batch(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     _hands(parser)
     _choices(parser)
+    _strengths(parser)
     _prompts(parser)
     _features(parser)
     _machine(parser, "1 for each pair")
@@ -174,6 +176,7 @@ def _template(commands: argparse._SubParsersAction) -> None:
     parser.add_argument("--keep", action="store_true", help="keep the results of each registration as well")
     _hands(parser)
     _choices(parser)
+    _strengths(parser)
     _machine(parser, "1 for each image")
     _voice(parser)
 
@@ -209,6 +212,21 @@ def _features(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="also write what the method's network sees: features_fixed.nii.gz, features_moving.nii.gz",
     )
+
+
+def _strengths(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--symmetric",
+        choices=catalogue.SYMMETRIC,
+        default="on",
+        help="compare the images half-way between them, so that exchanging them exchanges the results "
+        "(on, the default), or in the fixed image's space alone (off)",
+    )
+    for name, text in catalogue.STRENGTHS.items():
+        default = 0.0 if name == "regularity" else 1.0
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=float, default=default, metavar="X", help=text
+        )
 
 
 def _machine(parser: argparse.ArgumentParser, threads: str) -> None:

@@ -1,7 +1,7 @@
 """The whole map of a registration, made of its linear and its deformable parts, and how it is written.
 
-forward = to_moving o b o a^-1 o to_fixed^-1, with b towards the moving and a towards the fixed image; one-sided,
-a is the identity and the working frame is the fixed image's.
+forward = to_moving o b o a^-1 o to_fixed^-1, with b towards the moving and a towards the fixed image;
+one-sided, a is the identity and the working frame is the fixed image's.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Deformation:
         """Both directions on the frames they are written on.
 
         Read between its voxels, a map without folds can fold on another lattice than its own, above all the
-        inverse of one that shrinks much. With `repair` the deformation is smoothed where that happens, in both
-        directions at once, until neither field folds.
+        inverse of one that shrinks much. With `repair` the deformation is smoothed where that happens, in
+        both directions at once, until neither field folds.
 
         Args:
             frames: of the forward field and of the inverse.
@@ -89,7 +89,7 @@ class Deformation:
     def _relaxed(
         self, folded: list[Tensor], frames: tuple[Frame, Frame], reach: int
     ) -> tuple[Deformation, Tensor]:
-        """Smoothed by a voxel around the places of folds (N, d), index coordinates (z, y, x) of each frame."""
+        """Smoothed by a voxel around the places of folds (N, d), indices (z, y, x) of each frame."""
         working = self.towards_moving.frame
         share = torch.zeros(working.shape, device=self.towards_moving.displacement.device)
         for side, (places, frame) in enumerate(zip(folded, frames, strict=True)):

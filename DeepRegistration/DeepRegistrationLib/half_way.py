@@ -181,6 +181,10 @@ class HalfWay:
         return self.model.dimension
 
     @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
     def name(self) -> str:
         return self.model.name
 

@@ -296,9 +296,15 @@ class _Scale:
         share = self.objective.landmark_pull * count / (2 * voxel**2 * frame.voxels)
         points = [p.to(device, torch.float64) for p in prompts.landmarks]
         one_sided, half_way = self._fixed_landmarks(*points), self._half_way_landmarks(*points)
-        return lambda u: (
-            share * distance.of((half_way if isinstance(u, tuple) else one_sided)(u)).to(self.grid)
-        )
+        # a point's gradient is spread over so many voxels: as strongly as it pulls, it counts
+        mass = (math.sqrt(2 * math.pi) * self.objective.landmark_reach) ** frame.dimension
+
+        def energy(displacement: Displacements) -> Tensor:
+            between = half_way if isinstance(displacement, tuple) else one_sided
+            value = share * distance.of(between(displacement)).to(self.grid)
+            return value + (mass - 1) * value.detach()
+
+        return energy
 
     def _fixed_landmarks(self, fixed: Tensor, moving: Tensor) -> Callable[[Displacements], Tensor]:
         """Mapped fixed landmarks less the moving ones, (N, d) mm."""
@@ -350,7 +356,7 @@ def both(displacement: Displacements) -> tuple[Tensor, Tensor | None]:
 
 
 def _came_from(displacement: Tensor, frame: Frame, images: Tensor, start: Tensor) -> Tensor:
-    """Where a map has points (N, d) come from, normalised, from a first guess of those; outside the box too."""
+    """Where a map has points (N, d) come from, normalised, given a first guess; outside the box too."""
     with torch.no_grad():
         voxel = 2 / torch.tensor(frame.size, dtype=images.dtype, device=images.device)
         known = Field(displacement.to(images.dtype), frame)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .catalogue import STRENGTHS, SYMMETRIC
 from .errors import InputError
 from .linear_stage import STAGES
 from .methods import method_by_name
 from .presets import SIMILARITY_NAMES, preset_by_name
 from .transforms import representation
+
+_STRONGEST = 1000.0
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,11 @@ class Options:
     output_spacing: float | None = None
     weights: str | None = None
     features: bool = False
-    symmetric: bool = True
+    symmetric: str = "on"
+    landmark_weight: float = 1.0
+    label_weight: float = 1.0
+    stiffness: float = 1.0
+    regularity: float = 0.0
 
     def check(self) -> None:
         """Raise InputError for anything there is not."""
@@ -39,6 +46,20 @@ class Options:
             raise InputError(f"There is no linear stage '{self.linear}'; choose {', '.join(STAGES)}.")
         if self.output_spacing is not None and not 0 < self.output_spacing < 1000:
             raise InputError("The output spacing must be a positive number of millimetres.")
+
+        if self.symmetric not in SYMMETRIC:
+            raise InputError("Whether both images are moved, half-way each, is said by 'on' or 'off'.")
+        for name in STRENGTHS:
+            value, least = getattr(self, name), 1e-3 if name == "stiffness" else 0.0
+            if not least <= value <= _STRONGEST:
+                raise InputError(
+                    f"The {name.replace('_', ' ')} must be a number from {least:g} to {_STRONGEST:g}."
+                )
+
+    @property
+    def half_way(self) -> bool:
+        """Whether both images are moved, to half-way between them."""
+        return self.symmetric == "on"
 
     @property
     def linear_stage(self) -> str:

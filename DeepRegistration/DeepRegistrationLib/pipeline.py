@@ -37,7 +37,11 @@ def register(
     output_spacing: float | None = None,
     weights: str | Path | None = None,
     features: bool = False,
-    symmetric: bool = True,
+    symmetric: str = "on",
+    landmark_weight: float = 1.0,
+    label_weight: float = 1.0,
+    stiffness: float = 1.0,
+    regularity: float = 0.0,
     progress: ProgressCallback | None = None,
     cancel: CancelToken | None = None,
 ) -> Registration:
@@ -62,8 +66,11 @@ def register(
         output_spacing: of the fields in mm; None is the images' own.
         weights: a weights file of the method; None takes those that come with it, where there are any.
         features: also hand back the method's feature images, where it has some.
-        symmetric: compare the images half-way between them, so that exchanging them exchanges the results;
-            otherwise in the fixed image's space alone.
+        symmetric: ``on`` compares the images half-way between them, so that exchanging them exchanges the
+            results; ``off`` in the fixed image's space alone.
+        landmark_weight, label_weight: how strongly they pull, times the usual.
+        stiffness: how smooth the deformation is kept, times the usual.
+        regularity: weight of the mean squared gradient of the deformation in the objective, unitless.
         progress: told where the run is.
         cancel: looked at once per iteration.
 
@@ -85,6 +92,10 @@ def register(
         None if weights is None else str(weights),
         features,
         symmetric,
+        landmark_weight,
+        label_weight,
+        stiffness,
+        regularity,
     )
     options.check()
     clock, report = Clock(), Reporter(progress, cancel)

@@ -94,13 +94,6 @@ class _Standing:
         return isinstance(self.representation, LinearRepresentation)
 
     @property
-    def objective(self) -> PairObjective:
-        halves = self.halves
-        return PairObjective(
-            self.prediction.channels, halves.to_moving, self.pair.prompts, to_fixed=halves.to_fixed
-        )
-
-    @property
     def maps(self) -> LinearTransform | Deformation:
         """Fixed to moving points: a matrix, or the parts of a deformation."""
         to_moving, to_fixed = self.halves.to_moving, self.halves.to_fixed
@@ -244,7 +237,7 @@ class Session:
             if last.linear_kind:
                 standing, reports = self._linearly_refined(standing, part), []
             else:
-                model, reports = refine(standing.objective, last.model, self._settings(standing), part)
+                model, reports = refine(self._objective(standing), last.model, self._settings(standing), part)
                 standing = replace(standing, model=model)
             clock.lap("deform")
             return self._finished(standing, reports, report, clock)
@@ -322,7 +315,7 @@ class Session:
         """The linear ways, the working frame, and the identity on it, as fine as the preset works."""
         assert self.prepared is not None
         kind, prepared = representation(self.options.representation), self.prepared
-        if not self.options.symmetric:
+        if not self.options.half_way:
             frame = cropped_frame(prepared.fixed.frame, prepared.boxes[0])
             model = kind.seeded(finest_frame(self._plan.preset, frame), self.device, self.options.seed)
             return Halves(LinearTransform.identity(self.dimension), linear), frame, model
@@ -354,7 +347,7 @@ class Session:
                 report.part(0.12, 0.2),
                 frame,
                 halves.to_fixed,
-                self.options.symmetric,
+                self.options.half_way,
             )
         )
         used = None if weights is None else weights.sha256
@@ -363,7 +356,7 @@ class Session:
         settings = self._settings(standing, started)
         if not self._plan.preset.refines or (standing.linear_kind and not linear.informative):
             return standing, []  # what was predicted, as it is
-        model, reports = solve(standing.objective, model, settings, report.part(0.2, 0.9))
+        model, reports = solve(self._objective(standing), model, settings, report.part(0.2, 0.9))
         return replace(standing, model=model), reports
 
     def _started(self, standing: _Standing) -> bool:
@@ -396,7 +389,24 @@ class Session:
         return None if path is None else load_weights(Path(path), self.options.method, self.dimension)
 
     def _settings(self, standing: _Standing, started: bool = False) -> Settings:
-        return settings_for(self._plan.preset, self.options.representation, standing.similarity, started)
+        options = self.options
+        settings = settings_for(self._plan.preset, options.representation, standing.similarity, started)
+        return replace(
+            settings,
+            warp_sigma=settings.warp_sigma * options.stiffness,
+            gradient_sigma=settings.gradient_sigma * options.stiffness,
+        )
+
+    def _objective(self, standing: _Standing) -> PairObjective:
+        options, halves = self.options, standing.halves
+        usual = PairObjective(standing.prediction.channels, halves.to_moving, to_fixed=halves.to_fixed)
+        return replace(
+            usual,
+            prompts=standing.pair.prompts,
+            regularity=options.regularity,
+            landmark_pull=usual.landmark_pull * options.landmark_weight,
+            label_pull=usual.label_pull * options.label_weight,
+        )
 
     def _correlation(self, pair: LinearPair, halves: Halves, frame: Frame) -> float:
         """Correlation after the linear stage, inside both subjects: background agrees in any contrast."""

@@ -29,15 +29,12 @@ Energy = Callable[[Displacements], Tensor]
 
 Model = TypeVar("Model", bound="Movable")
 
-_FEW = 5
-"""Iterations in a row that raise the energy, after which a scale ends."""
-
 _SLACK = 0.01
-"""Share of what a scale has gained that its last iteration may be above its best: smoothing gives and takes."""
+"""Share of what a scale has gained by which its last iteration may be above its best: smoothing costs."""
 
 
 class Movable(Protocol):
-    """What can be optimised: a `transforms.base.Representation`, or a pair of maps of one (`half_way.HalfWay`)."""
+    """What can be optimised: a `transforms.base.Representation`, or the two maps of a `half_way.HalfWay`."""
 
     @property
     def frame(self) -> Frame: ...
@@ -194,17 +191,16 @@ def _run_scale(
         value = energy(representation.displacement())
         energies.append(float(value.detach()))
         best.seen(energies[-1], parameters)
-        if len(energies) > _FEW and energies[-1] > best.energy and _rises(energies):
-            break
         gradients = list(torch.autograd.grad(value, parameters))
         gradients = representation.smooth_gradients(gradients, (settings.gradient_sigma,) * d)
         representation.step(directions(gradients), settings.rate)
         if sigma[0] > 0:
             representation.smooth(sigma)
-        converged = _has_converged(energies, settings.tolerance) or _has_stalled(
+        ended = _has_converged(energies, settings.tolerance) or _has_stalled(
             energies, settings.patience, settings.decrease
         )
-        if converged:
+        if ended:
+            converged = energies[-1] <= energies[0]  # an energy that climbs has not arrived anywhere
             break
     if energies:
         best.restored(energies, energy, representation)
@@ -238,11 +234,6 @@ class _Best:
             return
         for parameter, kept in zip(representation.parameters(), self.parameters, strict=True):
             parameter.copy_(kept)
-
-
-def _rises(energies: Sequence[float]) -> bool:
-    """Whether each of the last few iterations has raised the energy."""
-    return all(after > before for before, after in pairwise(energies[-_FEW - 1 :]))
 
 
 def _directions(settings: Settings) -> Callable[[list[Tensor]], list[Tensor]]:
@@ -314,11 +305,11 @@ def _has_stalled(energies: Sequence[float], patience: int, decrease: float) -> b
 
 
 def _has_converged(energies: Sequence[float], tolerance: float, window: int = 20) -> bool:
-    """Whether the regression slope of the last energies has become small against what was gained."""
+    """Whether the last energies have stopped to fall, by their regression slope against what was gained."""
     if len(energies) < window:
         return False
     tail = torch.tensor(energies[-window:], dtype=torch.float64)
     time = torch.arange(window, dtype=torch.float64) - (window - 1) / 2
     slope = float((time * tail).sum() / (time * time).sum())
     gained = max(energies) - min(energies)
-    return abs(slope) <= tolerance * gained
+    return -slope <= tolerance * gained

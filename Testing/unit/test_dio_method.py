@@ -198,7 +198,7 @@ def test_weights_that_do_not_fit_are_a_sentence(change: dict, words: str) -> Non
 
 def test_a_turned_moving_image_is_seen_on_the_fixed_axes() -> None:
     quarter = Frame((33, 30), (1.5, 1.5), (21.75, -24.0), ((0.0, -1.0), (1.0, 0.0)))
-    seen = seen_part(given(moving=volume(quarter)))
+    seen = seen_part(volume(quarter), linear(0.0, (0.0, 0.0)), FIXED)
     assert np.allclose(np.asarray(seen.frame.direction), np.eye(2))
     # a quarter turn needs no interpolation that would alter values between
     points = seen.frame.points(dtype=torch.float32)
@@ -208,11 +208,11 @@ def test_a_turned_moving_image_is_seen_on_the_fixed_axes() -> None:
 
 def test_only_what_the_fixed_box_maps_onto_is_seen() -> None:
     wide = Frame.regular((200, 180), 0.8)
-    seen = seen_part(given(moving=volume(wide), linear=linear(0.0, (20.0, -10.0)))).frame
+    seen = seen_part(volume(wide), linear(0.0, (20.0, -10.0)), FIXED).frame
     assert np.allclose(seen.centre, (20, -10), atol=0.8) and np.all(np.abs(seen.extent - FIXED.extent) < 2)
     elsewhere = linear(0.0, (900.0, 0.0))  # nothing in common: everything is seen
-    assert seen_part(given(moving=volume(wide), linear=elsewhere)).frame.size == wide.size
-    turned = seen_part(given(moving=volume(wide), linear=linear(30.0, (0.0, 0.0)))).frame
+    assert seen_part(volume(wide), elsewhere, FIXED).frame.size == wide.size
+    turned = seen_part(volume(wide), linear(30.0, (0.0, 0.0)), FIXED).frame
     assert np.allclose(np.asarray(turned.direction), linear(30.0, (0, 0)).matrix[:2, :2].numpy())
     assert np.all(np.abs(turned.extent - FIXED.extent) < 2)
 

@@ -9,7 +9,7 @@ import torch
 from DeepRegistrationLib.frame import Frame, Volume
 from DeepRegistrationLib.methods import METHODS, MethodInput
 from DeepRegistrationLib.methods.maps import FieldMap
-from DeepRegistrationLib.methods.predicting import improves, looks
+from DeepRegistrationLib.methods.predicting import Looked, looks
 from DeepRegistrationLib.objectives import LocalNCC, MeanSquaredError, Similarity
 from DeepRegistrationLib.presets import PRESETS
 from DeepRegistrationLib.transforms import LinearTransform
@@ -70,7 +70,7 @@ def test_what_helps_is_composed_and_the_rest_left_out(
         return FieldMap(u.expand(1, *at.shape, 2))
 
     monkeypatch.setattr(SITREG, "network", lambda weights: nn.Identity(), raising=False)
-    monkeypatch.setattr(SITREG, "proposal", proposal, raising=False)
+    monkeypatch.setattr(SITREG, "proposals", lambda *given: (proposal(*given), None), raising=False)
     linear = LinearTransform.identity(2)
     given = MethodInput(
         blob(frame, 0.0), blob(frame, 6.0), linear, LocalNCC(2), PRESETS["prediction"], weights(32, 32)
@@ -134,5 +134,7 @@ def test_what_parts_the_rest_of_the_images_does_not_help() -> None:
     everywhere[..., 0] = 2 / 32
     there[:, 12:20, 12:20, 0] = 2 / 32
     for displacement, expected in ((everywhere, False), (there, True)):
-        assert improves(FieldMap(displacement), moving, fixed, OfTheMiddle(), 0.5) is expected
-    assert not improves(FieldMap(torch.zeros_like(there)), moving, fixed, OfTheMiddle(), 0.0)
+        looked = Looked(FieldMap(displacement), None)
+        assert looked.improves(moving, fixed, OfTheMiddle(), 0.5) is expected
+    nothing = Looked(FieldMap(torch.zeros_like(there)), None)
+    assert not nothing.improves(moving, fixed, OfTheMiddle(), 0.0)

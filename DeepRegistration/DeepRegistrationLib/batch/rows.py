@@ -38,8 +38,11 @@ CHOICES: dict[str, Sequence[str]] = {
     "preset": tuple(catalogue.PRESETS),
     "linear": tuple(catalogue.LINEAR_STAGES),
     "device": ("auto", "cpu", "cuda"),
+    "symmetric": catalogue.SYMMETRIC,
 }
-NUMBERS: dict[str, type] = {"threads": int, "seed": int, "output_spacing": float}
+NUMBERS: dict[str, type] = {"threads": int, "seed": int, "output_spacing": float} | dict.fromkeys(
+    catalogue.STRENGTHS, float
+)
 OPTIONS = (*FILES, *CHOICES, *NUMBERS, "features")
 """Keyword options of `pipeline.register` that a row may set."""
 

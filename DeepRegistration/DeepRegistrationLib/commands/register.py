@@ -60,6 +60,11 @@ def run(options: argparse.Namespace) -> None:
             output_spacing=options.output_spacing,
             weights=options.weights,
             features=options.features,
+            symmetric=options.symmetric,
+            landmark_weight=options.landmark_weight,
+            label_weight=options.label_weight,
+            stiffness=options.stiffness,
+            regularity=options.regularity,
             progress=progress,
         )
         written = OUTPUTS if registration.features is None else (*OUTPUTS, *FEATURE_OUTPUTS)

@@ -30,6 +30,9 @@ _OPTIONS = (
     "threads",
     "seed",
     "output_spacing",
+    "symmetric",
+    "stiffness",
+    "regularity",
 )
 
 

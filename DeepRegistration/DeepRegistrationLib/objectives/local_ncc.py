@@ -112,7 +112,8 @@ class LocalNCC(Similarity):
 @dataclass(frozen=True)
 class _FixedStatistics:
     """Of the fixed image, all (C, Z, Y, X): values and window means less the whole mean, 1 / variance;
-    `share` (Z, Y, X) is 1 / window voxels; `radius` is in (x, y, z) order; `epsilon` (C) is in the variances."""
+    `share` (Z, Y, X) is 1 / window voxels; `radius` is in (x, y, z) order; `epsilon` (C) is within the
+    variances."""
 
     centred: Tensor
     mean: Tensor
@@ -171,7 +172,7 @@ class _Stream:
         # Correlation does not change with a constant, and small values lose less to rounding.
         self.shift = image.mean()
         self.epsilon, self.slope = _regulariser(image - self.shift, self.shift, epsilon)
-        self.common = (self.epsilon * fixed.epsilon[channel]).sqrt()
+        self.common = self.epsilon.sqrt() * fixed.epsilon[channel].sqrt()
         self.similarity = torch.zeros((), dtype=torch.float64, device=image.device)
         self.flattening = torch.zeros((), dtype=torch.float64, device=image.device)
 
@@ -236,7 +237,8 @@ def _regulariser(centred: Tensor, mean: Tensor, fraction: float) -> tuple[Tensor
     """Fraction of the variance of each (..., Z, Y, X) plus its rounding level, and the slope by which
     a derivative with respect to it is carried to the image (half of it, as the rest of the gradient)."""
     dims = (-3, -2, -1)
-    rounding = (16 * torch.finfo(centred.dtype).eps * mean) ** 2 + torch.finfo(centred.dtype).tiny
+    least = torch.finfo(centred.dtype).tiny ** 0.5  # the product of two has to be a number above zero
+    rounding = (16 * torch.finfo(centred.dtype).eps * mean) ** 2 + least
     variance = (centred * centred).mean(dims, keepdim=mean.ndim > 0)
     voxels = centred.shape[-3] * centred.shape[-2] * centred.shape[-1]
     return fraction * variance + rounding, fraction / voxels

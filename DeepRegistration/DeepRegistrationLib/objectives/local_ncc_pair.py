@@ -59,10 +59,10 @@ def _summed(
     radius: tuple[int, ...],
     epsilon: float,
 ) -> Tensor:
-    """Squared correlation of two volumes (Z, Y, X) summed over voxels; half its derivatives into `gradients`."""
+    """Squared correlation of volumes (Z, Y, X), summed over voxels; half its derivatives in `gradients`."""
     centred = [image - image.mean() for image in images]
     floors = [_floor(image, centre, epsilon) for image, centre in zip(images, centred, strict=True)]
-    common = (floors[0] * floors[1]).sqrt()
+    common = floors[0].sqrt() * floors[1].sqrt()
     shares = window_count(images[0].shape, radius, images[0]).reciprocal_()
     similarity = torch.zeros((), dtype=torch.float64, device=images[0].device)
     for part, sums in _window_sums(centred[0], centred[1], radius):
@@ -103,5 +103,6 @@ def _window_sums(a: Tensor, b: Tensor, radius: tuple[int, ...]) -> Iterator[tupl
 
 def _floor(image: Tensor, centred: Tensor, fraction: float) -> Tensor:
     """What is added to the window variances: a fraction of the whole variance and the rounding level."""
-    rounding = (16 * torch.finfo(image.dtype).eps * image.mean()) ** 2 + torch.finfo(image.dtype).tiny
+    least = torch.finfo(image.dtype).tiny ** 0.5  # the product of two has to be a number above zero
+    rounding = (16 * torch.finfo(image.dtype).eps * image.mean()) ** 2 + least
     return fraction * (centred * centred).mean() + rounding

@@ -117,10 +117,10 @@ class Diffeomorphic(FreeForm):
 class HalfWayDiffeomorphic(Diffeomorphic):
     """x -> x + w(x) beside its partner x -> x - w(x), both kept from folding.
 
-    Every smooth map D near the identity is (id + w) o (id - w)^-1 for one w: half of what separates x from D(x),
-    at the point half-way between them. Composing a small step v on the inside of the one map and -v on
-    that of the other changes w by v and moves the half-way points themselves, both up to the second order in v;
-    so the step is an addition.
+    Every smooth map D near the identity is (id + w) o (id - w)^-1 for one w: half of what separates x from
+    D(x), at the point half-way between them. Composing a small step v on the inside of the one map and -v on
+    that of the other changes w by v and moves the half-way points themselves, both up to the second order
+    in v; so the step is an addition.
     """
 
     signs = (1, -1)
