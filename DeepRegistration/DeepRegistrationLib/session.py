@@ -261,7 +261,8 @@ class Session:
         moving_mask = None if inputs.moving_mask is None else inputs.moving_mask.to(self.device)
         landmarks = None if inputs.landmarks is None else inputs.landmarks[:2]
         prompts = Prompts(mask, moving_mask, *labels, landmarks)
-        return LinearPair(prepared.fixed, prepared.moving, prompts, inputs.fixed.frame)
+        names = () if inputs.landmarks is None else inputs.landmarks[2]
+        return LinearPair(prepared.fixed, prepared.moving, prompts, inputs.fixed.frame, names)
 
     def _linear(self, pair: LinearPair, report: Reporter) -> LinearResult:
         """The linear stage's map; what is linear of a deformable initial transform, where there is one."""
@@ -365,7 +366,7 @@ class Session:
             "warnings": [
                 *inputs.warnings,
                 *self._plan.told,
-                *_cautions(standing),
+                *standing.linear.warnings,
                 *standing.prediction.warnings,
             ],
         }
@@ -386,15 +387,6 @@ class Session:
 
     def _output_frame(self, frame: Frame) -> Frame:
         return frame if self._plan.output_spacing is None else frame.with_spacing(self._plan.output_spacing)
-
-
-def _cautions(standing: _Standing) -> list[str]:
-    if standing.linear.informative:
-        return []
-    return [
-        "The intensities of the two images say little about each other, so the linear stage kept to "
-        "landmarks, labels or centres. Check the result, or add landmarks."
-    ]
 
 
 def _scale(report: ScaleReport) -> dict[str, Any]:
