@@ -34,7 +34,7 @@ STAGES: dict[str, tuple[type[Representation], ...]] = {
 """What each choice of linear stage optimises, in order."""
 
 _MANY = 30_000
-_BINS = 24
+_BINS = 32
 _INFORMATIVE = 0.1
 """Mutual information (NMI - 1) that alignment must reach to be believed. Heads of one contrast reach 0.25
 and more, skulls 0.2; prostate MR against ultrasound stays below 0.095 at poses that have nothing to do with
@@ -170,7 +170,7 @@ class _Run:
 
     def followed(self, start: Tensor, report: Reporter) -> tuple[bool, LinearTransform]:
         """The refined map, and whether the intensities tell something there."""
-        look = looks(self.sides, _MANY)
+        look = looks(self.sides, _MANY, False)
         loss = SymmetricLoss(*look, self.landmarks, _BINS)
         best, fit = None, 0.0
         for k, kind in enumerate(self.kinds):

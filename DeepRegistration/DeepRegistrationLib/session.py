@@ -311,7 +311,7 @@ class Session:
         used = None if weights is None else weights.sha256
         standing = _Standing(self.inputs, pair, linear, before, prediction, name, model, used)
         settings = self._settings(standing, started)
-        if linear_kind and not linear.informative:
+        if linear_kind and start is None:  # the linear stage has refined it, both images treated alike
             settings = replace(settings, scales=())
         model, reports = solve(self._objective(standing), model, settings, report.part(0.2, 0.9))
         return replace(standing, model=model), reports

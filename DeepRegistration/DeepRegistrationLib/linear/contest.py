@@ -78,16 +78,19 @@ def contest(sides: tuple[Side, Side], kind: str, report: Reporter) -> Contest:
         report: progress and cancellation.
     """
     d = sides[0].whole.dimension
-    few, some = looks(sides, FEW), looks(sides, SOME)
+    few, some = looks(sides, FEW, True), looks(sides, SOME, True)
     bodies = body(few[0]), body(few[1])
     straight = torch.eye(d + 1, dtype=torch.float64)
     begun = starts(few, sides, kind == "similarity", _STARTS, report.part(0, 0.4))
     headers = overlaps(sides)
-    first = refined_all([straight] * headers + begun, kind, few, FEW, 12, report.part(0.4, 0.8))
+    # as rigid, so that a stretch which few slices invent does not speak for or against the headers
+    kinds = ["rigid"] * headers + [kind] * len(begun)
+    first = refined_all([straight] * headers + begun, kinds, few, FEW, 12, report.part(0.4, 0.8))
     others = _distinct(first, bodies, _FINALISTS)
     if headers and not any(one is first[0] for one in others):
         others.append(first[0])
-    poses = refined_all([r.matrix for r in others], kind, some, SOME, 15, report.part(0.8, 1))
+    kinds = ["rigid" if headers and r is first[0] else kind for r in others]
+    poses = refined_all([r.matrix for r in others], kinds, some, SOME, 15, report.part(0.8, 1))
     found = [_pose(r, some, SOME) for r in poses]
     ranked = sorted(found, key=lambda p: -p.fit)
     best, by_headers = ranked[0], False
@@ -108,12 +111,17 @@ def overlaps(sides: tuple[Side, Side]) -> bool:
 
 
 def refined_all(
-    matrices: list[Tensor], kind: str, pair: tuple[Look, Look], places: int, iterations: int, report: Reporter
+    matrices: list[Tensor],
+    kinds: list[str],
+    pair: tuple[Look, Look],
+    places: int,
+    iterations: int,
+    report: Reporter,
 ) -> list[Refined]:
-    """Each start's nearest minimum."""
+    """Each start's nearest minimum among the maps of its kind."""
     loss = SymmetricLoss(*pair, None, BINS[places])
     found = []
-    for k, matrix in enumerate(matrices):
+    for k, (matrix, kind) in enumerate(zip(matrices, kinds, strict=True)):
         part = report.part(k / len(matrices), (k + 1) / len(matrices))
         found.append(refined(loss, matrix, kind, pair, iterations, _told(part)))
     return found

@@ -1,4 +1,4 @@
-"""What the linear stage sees of an image: few voxels about its subject, grey values spread evenly.
+"""What the linear stage sees of an image: few voxels about its subject.
 
 Both images are treated alike, so that nothing here knows which of them is fixed.
 """
@@ -50,7 +50,7 @@ class Look:
 
     Attributes:
         frame: of `image`.
-        image: (1, 1, *S), grey values spread over [0, 1].
+        image: (1, 1, *S) in [0, 1].
         grid: (N, d) where it is compared, normalised coordinates of `frame`.
         values: (1, 1, 1, N) the image there.
         mask: (1, 1, *S) or None, and
@@ -90,17 +90,22 @@ def side(image: Volume, mask: Volume | None, labels: Volume | None, whole: Frame
     return Side(crop(small, box), *prompts, whole or image.frame)
 
 
-def looks(sides: tuple[Side, Side], places: int) -> tuple[Look, Look]:
+def looks(sides: tuple[Side, Side], places: int, spread: bool) -> tuple[Look, Look]:
     """Both sides with voxels of one size, each compared at about `places` places.
 
     The size is that of the smaller image's places; the larger image is compared at places further apart.
+
+    Args:
+        spread: whether grey values are spread evenly, which helps to find a pose; they are left as they are
+            for the last refinement, which contours should lead.
     """
     natural = [_spacing(s.image.frame, places) for s in sides]
     spacing = max(min(natural), *(_spacing(s.image.frame, _SOURCE_FACTOR * places) for s in sides))
-    return _look(sides[0], spacing, natural[0]), _look(sides[1], spacing, natural[1])
+    one, other = (_look(s, spacing, apart, spread) for s, apart in zip(sides, natural, strict=True))
+    return one, other
 
 
-def _look(side: Side, spacing: float, apart: float) -> Look:
+def _look(side: Side, spacing: float, apart: float, spread: bool) -> Look:
     frame = _coarsened(side.image.frame, spacing)
     places = frame if apart < 1.3 * spacing else _coarsened(side.image.frame, apart)
     grid = places.grid().reshape(-1, frame.dimension)
@@ -111,7 +116,8 @@ def _look(side: Side, spacing: float, apart: float) -> Look:
         small = downsample(volume.data[None], frame.size)
         return small, small.flatten(2) if places is frame else sample(small, grid)
 
-    image = _spread(downsample(side.image.data[None], frame.size))
+    image = downsample(side.image.data[None], frame.size)
+    image = _spread(image) if spread else image
     values = (image.flatten(2) if places is frame else sample(image, grid))[:, :, None]
     mask, weights = prepared(side.mask)
     labels, label_values = prepared(side.labels)
