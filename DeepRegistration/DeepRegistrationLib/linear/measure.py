@@ -111,7 +111,9 @@ class SymmetricLoss:
                 inside = inside * (sample(there.mask, points, padding="zeros")[0, 0] > 0.5)
             share = inside.mean().double()
         values = sample(there.image, points)
-        return 1 - similarity(values[:, :, None], here.values, inside[None, None, None]).double(), share
+        # in double precision, whose rounding does not stop the last steps
+        loss = similarity(values[:, :, None].double(), here.values, inside[None, None, None].double())
+        return 1 - loss, share
 
     def _labels(self, matrix: Tensor, inverse: Tensor) -> Tensor:
         """1 - soft Dice with squared denominators (Milletari et al., 3DV 2016), the mean of both ways."""
