@@ -1,65 +1,87 @@
-"""The linear stage: a start by centres, moments or landmarks, then rigid and affine refinement.
+"""The linear stage: a start by headers, centres, axes, rotations or landmarks, then rigid and affine.
 
-Mutual information of coarse images serves all pairs of modalities. A grid of rotations about the
-matched centres is tried first, so that a turned head is found from 30 degrees and further away.
+Mutual information of coarse images serves all pairs of modalities. Both images are treated alike, so that
+swapping them inverts the map. The images stay where their headers put them unless another pose fits clearly
+better; what the stage could not decide it says. See `linear` for its parts.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .filters import downsample
 from .frame import Frame, Volume
-from .interpolation import sample
-from .objective import Channel, PairObjective, Prompts, matching_size, normalised_matrix
-from .objectives import NormalisedMutualInformation
-from .prepare import centre_of_mass
+from .linear.consensus import Consensus, consensus, outlier_sentences
+from .linear.contest import Contest, contest, overlaps
+from .linear.looks import Look, Side, looks, side
+from .linear.measure import SymmetricLoss
+from .linear.refine import refined
+from .objective import Prompts
 from .progress import Reporter
-from .solver import Scale, Settings, scale_frame, solve
 from .transforms.affine import Affine
 from .transforms.base import Representation
 from .transforms.linear import LinearTransform
+from .transforms.linear_fit import best_rigid
 from .transforms.rigid import Rigid
 
-STAGES = {"none": (), "rigid": (Rigid,), "affine": (Rigid, Affine)}
+STAGES: dict[str, tuple[type[Representation], ...]] = {
+    "none": (),
+    "rigid": (Rigid,),
+    "affine": (Rigid, Affine),
+}
 """What each choice of linear stage optimises, in order."""
 
-_SEARCH_VOXELS = 6_000
-_ANGLES_3D = (-30.0, -15.0, 0.0, 15.0, 30.0)
-_ANGLES_2D = tuple(float(a) for a in range(-60, 61, 10))
+_MANY = 30_000
+_BINS = 32
 _INFORMATIVE = 0.1
-"""Mutual information (NMI - 1) that alignment must reach to be believed. Heads of one contrast reach 0.2
-and more; prostate MR against ultrasound stays below 0.09 at poses that have nothing to do with anatomy."""
+"""Mutual information (NMI - 1) that alignment must reach to be believed. Heads of one contrast reach 0.25
+and more, skulls 0.2; prostate MR against ultrasound stays below 0.095 at poses that have nothing to do with
+anatomy."""
 
 _WORTHWHILE = 1.06
-"""How much better than leaving things as they are a step has to be, as a ratio of mutual information."""
+"""How much better than a rigid map an affine one has to fit, as a ratio: thin slabs hardly tell stretches
+apart."""
+
+_AS_WELL = 1e-3
+"""Share of a fit that is not worth moving images for."""
+
+_SAYS_LITTLE = "The intensities of the two images say little about each other, so the linear stage kept to "
 
 
 @dataclass(frozen=True)
 class LinearPair:
     """The two images of the linear stage: normalised, one channel, each on its own frame.
 
-    `whole` is the frame the fixed image was cropped from, if it was: its centre is the scanner's choice, as
-    the moving frame's is, while a crop's centre is the subject's.
+    Attributes:
+        fixed, moving: the images, treated alike.
+        prompts: the user's.
+        whole: the frame the fixed image was cropped from, if it was: where boxes' centres count, they are
+            the scanner's.
+        landmark_names: what to call the landmark pairs; by their number if empty.
     """
 
     fixed: Volume
     moving: Volume
     prompts: Prompts
     whole: Frame | None = None
+    landmark_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class LinearResult:
-    """A linear map, and whether the intensities had a say in it (see `_INFORMATIVE`)."""
+    """A linear map and what there is to say about it.
+
+    Attributes:
+        transform: fixed to moving points, LPS mm.
+        informative: whether the intensities had a say in it (see `_INFORMATIVE`).
+        warnings: sentences for the user; each is true of this pair.
+    """
 
     transform: LinearTransform
     informative: bool = True
+    warnings: tuple[str, ...] = ()
 
 
 def linear_stage(
@@ -67,168 +89,153 @@ def linear_stage(
 ) -> LinearResult:
     """The linear map that aligns a pair.
 
+    Swapping fixed and moving, prompts too and with the start inverted, inverts the map.
+
     Args:
-        pair: the images and prompts; the fixed image is the working one.
+        pair: the images and prompts.
         stage: a key of `STAGES`.
-        start: where to begin; None looks for a start by landmarks, centres and rotations.
+        start: where to begin; None looks for a start by landmarks, or else by headers, centres and rotations.
         report: progress and cancellation.
 
     Returns:
-        Fixed to moving points, LPS mm. With landmarks it starts from their rigid fit; with ``none`` it is
-        `start` or the identity. Where the intensities of the best alignment still say little about each
-        other, they are not followed: the landmarks' fit, the labels' or the boxes' centres stand.
+        Fixed to moving points, LPS mm. With landmarks it starts from the rigid fit of those that agree; with
+        ``none`` it is `start` or the identity. Where the intensities of the best alignment still say little
+        about each other, they are not followed: the start, the landmarks' fit, the labels' centres or the
+        headers stand, or the boxes' centres where the images share no space.
     """
     if not STAGES[stage]:
         return LinearResult(start or LinearTransform.identity(pair.fixed.frame.dimension))
-    cautious = start or _landmark_start(pair) or _centred(pair)
-    images = _Images(pair)
-    best = start or _landmark_start(pair) or _search(pair, images, report.part(0, 0.3))
-    measure = _Measure(images, 30_000)
-    representations = STAGES[stage]
-    for k, kind in enumerate(representations):
-        share = 0.7 / len(representations)
-        part = report.part(0.3 + share * k, 0.3 + share * (k + 1))
-        candidate = _refined(pair, images, kind, best, part)
-        # stretching has to pay, where turning only has to help: thin slabs hardly tell stretches apart
-        needed = 1.0 if kind is Rigid else _WORTHWHILE
-        if pair.prompts.landmarks is not None or measure(candidate) < needed * measure(best):
-            best = candidate
-        if measure(best) > -_INFORMATIVE:
-            return LinearResult(cautious, informative=False)
-    return LinearResult(best)
+    run = _Run.of(pair, stage)
+    warnings = list(run.warnings)
+    if start is not None or run.agreed is not None:
+        begun = start or run.agreed.rigid
+        informative, result = run.followed(begun.matrix, report.part(0, 1))
+        if not informative:
+            what = "the initial transform" if start is not None else "the landmarks"
+            return LinearResult(begun, False, (*warnings, _little(what)))
+        return LinearResult(result, True, tuple(warnings))
+    found = contest(run.sides, "similarity" if stage == "affine" else "rigid", report.part(0, 0.6))
+    if found.best.information < _INFORMATIVE:
+        cautious, what = run.cautious()
+        return LinearResult(cautious, False, (*warnings, _little(what)))
+    _, result = run.followed(found.best.matrix, report.part(0.6, 1))
+    return LinearResult(result, True, (*warnings, *_doubts(found)))
 
 
-def _centred(pair: LinearPair) -> LinearTransform:
-    """The shift that matches the labels' centres, or the boxes' if there are none."""
-    prompts = pair.prompts
-    if prompts.fixed_labels is not None and prompts.moving_labels is not None:
-        whole = [
-            Volume(v.data.amax(0, keepdim=True), v.frame)
-            for v in (prompts.fixed_labels, prompts.moving_labels)
-        ]
-        shift = centre_of_mass(whole[1]) - centre_of_mass(whole[0])
-    else:
-        shift = torch.tensor(pair.moving.frame.centre - (pair.whole or pair.fixed.frame).centre)
-    return LinearTransform.from_parts(torch.eye(len(shift), dtype=torch.float64), shift)
+@dataclass(frozen=True)
+class _Run:
+    """One pair on its way.
+
+    Attributes:
+        sides: both images, small.
+        agreed: the landmarks' rigid fit, where there are landmarks.
+        landmarks: fixed and moving points and the weights of those that agree, or None.
+        kinds: of map, in the order in which they are refined.
+        warnings: what the landmarks gave reason to say.
+    """
+
+    sides: tuple[Side, Side]
+    agreed: Consensus | None
+    landmarks: tuple[Tensor, Tensor, Tensor] | None
+    kinds: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def of(cls, pair: LinearPair, stage: str) -> _Run:
+        prompts = pair.prompts
+        sides = (
+            side(pair.fixed, prompts.fixed_mask, prompts.fixed_labels, pair.whole),
+            side(pair.moving, prompts.moving_mask, prompts.moving_labels),
+        )
+        kinds = tuple(kind.name for kind in STAGES[stage])
+        if prompts.landmarks is None:
+            return cls(sides, None, None, kinds, ())
+        fixed, moving = (p.detach().cpu().double() for p in prompts.landmarks)
+        agreed = consensus(fixed, moving, prompts.landmark_weights)
+        weights = agreed.agreeing.double()
+        if prompts.landmark_weights is not None:
+            weights = weights * prompts.landmark_weights.detach().cpu().double()
+        told = outlier_sentences(agreed, fixed, moving, pair.landmark_names)
+        return cls(sides, agreed, (fixed, moving, weights), kinds, tuple(told))
+
+    def cautious(self) -> tuple[LinearTransform, str]:
+        """Where the images are left when their intensities do not tell, and what that is called."""
+        one, other = self.sides
+        d = one.whole.dimension
+        if one.labels is not None and other.labels is not None:
+            shift, what = _label_centre(other.labels) - _label_centre(one.labels), "the labels' centres"
+        elif overlaps(self.sides):
+            return LinearTransform.identity(d), "where the images lie by their headers"
+        else:
+            shift = torch.from_numpy(other.whole.centre - one.whole.centre)
+            what = "the centres of the images' boxes, which do not overlap by their headers"
+        return LinearTransform.from_parts(torch.eye(d, dtype=torch.float64), shift), what
+
+    def followed(self, start: Tensor, report: Reporter) -> tuple[bool, LinearTransform]:
+        """The refined map, and whether the intensities tell something there."""
+        look = looks(self.sides, _MANY, False)
+        loss = SymmetricLoss(*look, self.landmarks, _BINS)
+        best, fit = None, 0.0
+        for k, kind in enumerate(self.kinds):
+            part = report.part(k / len(self.kinds), (k + 1) / len(self.kinds))
+            found = _refined(loss, start, kind, look, part)
+            if best is None or self.landmarks is not None or -found[1] > _WORTHWHILE * fit:
+                best, fit = found[0], -found[1]
+        with torch.no_grad():
+            best = _or_identity(loss, best, fit)
+            information = float(loss.information(best, torch.linalg.inv(best)))
+        return information >= _INFORMATIVE, LinearTransform(best)
 
 
-def _landmark_start(pair: LinearPair) -> LinearTransform | None:
-    if pair.prompts.landmarks is None:
-        return None
-    rigid = Rigid(pair.fixed.frame)
-    fixed, moving = pair.prompts.landmarks
-    rigid.fit_points(fixed.cpu(), moving.cpu(), pair.prompts.landmark_weights)
-    return rigid.linear()
+def _or_identity(loss: SymmetricLoss, matrix: Tensor, fit: float) -> Tensor:
+    """The identity where that fits as well: an image onto itself, or images that are aligned, stay."""
+    identity = torch.eye(len(matrix), dtype=matrix.dtype)
+    return identity if -float(loss(identity)) >= (1 - _AS_WELL) * fit > 0 else matrix
 
 
 def _refined(
-    pair: LinearPair, images: _Images, kind: type[Representation], start: LinearTransform, report: Reporter
-) -> LinearTransform:
-    """Intensity-driven refinement of a rigid or affine map."""
-    frame = _coarse(pair.fixed.frame, 70_000)
-    representation = kind(frame, pair.fixed.data.device)
-    representation.fit(start)
-    straight = LinearTransform.identity(frame.dimension)
-    stage = f"{kind.name.capitalize()} alignment"
-    schedule = ((2.0, 0.5, 30), (1.0, 0.5, 25), (1.0, 0.1, 15))
-    for k, (factor, rate, iterations) in enumerate(schedule):
-        settings = Settings(
-            scales=(Scale(factor, iterations),), rate=rate, warp_sigma=0, betas=(0.7, 0.95), smallest=8
-        )
-        channel = Channel(*images.at(scale_frame(frame, factor, settings.smallest)), _mutual_information())
-        objective = PairObjective([channel], straight, pair.prompts, landmark_reach=8.0)
-        representation = representation.resized(frame)
-        part = report.part(k / len(schedule), (k + 1) / len(schedule))
-        representation, _ = solve(objective, representation, settings, part, stage)
-    return representation.linear()
+    loss: SymmetricLoss, start: Tensor, kind: str, look: tuple[Look, Look], report: Reporter
+) -> tuple[Tensor, float]:
+    """Matrix and loss of the refined map of a kind."""
+    if kind == "rigid":
+        start = _nearest_rigid(start, look)
+    words = f"{kind.capitalize()} alignment"
+    found = refined(loss, start, kind, look, 20, lambda share, value: report(words, share, value))
+    report(words, 1.0, found.loss)
+    return found.matrix, found.loss
 
 
-def _search(pair: LinearPair, images: _Images, report: Reporter) -> LinearTransform:
-    """The best of the identity, the matched centres, and rotations about them."""
-    d = pair.fixed.frame.dimension
-    measure = _Measure(images, _SEARCH_VOXELS)
-    fixed_mass, moving_mass = centre_of_mass(measure.fixed), centre_of_mass(measure.moving)
-    identity = LinearTransform.identity(d)
-    centred = _centred(pair)
-    middle = torch.tensor(pair.fixed.frame.centre.copy())
-    shifts = [moving_mass - fixed_mass, centred.map(middle) - middle]
-    angles = _rotations(d)
-    best, best_value = identity, measure(identity) / _WORTHWHILE
-    total = len(shifts) * len(angles)
-    for k, (shift, rotation) in enumerate(product(shifts, angles)):
-        report("Looking for a start", k / total)
-        candidate = LinearTransform.from_parts(rotation, fixed_mass + shift - rotation @ fixed_mass)
-        value = measure(candidate)
-        if value < best_value:
-            best, best_value = candidate, value
-    return best
+def _nearest_rigid(matrix: Tensor, look: tuple[Look, Look]) -> Tensor:
+    """The rigid map nearest to a matrix, both images considered alike."""
+    d = len(matrix) - 1
+    size = (4,) * d
+    here, there = (v.frame.resized(size).points().reshape(-1, d) for v in look)
+    map_, back = LinearTransform(matrix), LinearTransform(matrix).inverse()
+    first, second = torch.cat([here, back.map(there)]), torch.cat([map_.map(here), there])
+    return best_rigid(first, second).matrix
 
 
-class _Images:
-    """A pair's images at the few coarse sizes that are looked at, computed once each: originals are large."""
-
-    def __init__(self, pair: LinearPair) -> None:
-        self.fixed, self.moving = pair.fixed, pair.moving
-        self.known: dict[tuple[int, ...], tuple[Volume, Volume]] = {}
-
-    def at(self, frame: Frame) -> tuple[Volume, Volume]:
-        """Both, about as coarse as a frame of the fixed box."""
-        if frame.size not in self.known:
-            moving = self.moving.frame.resized(matching_size(self.moving.frame, frame))
-            self.known[frame.size] = _resized(self.fixed, frame), _resized(self.moving, moving)
-        return self.known[frame.size]
+def _label_centre(labels: Volume) -> Tensor:
+    """Mean position of all labels together, LPS mm."""
+    weights = labels.data.amax(0).double()
+    total = weights.sum().clamp_min(1e-9)
+    return (weights[..., None] * labels.frame.points()).flatten(0, -2).sum(0) / total
 
 
-def _resized(image: Volume, frame: Frame) -> Volume:
-    return Volume(downsample(image.data[None], frame.size)[0], frame)
+def _little(what: str) -> str:
+    return f"{_SAYS_LITTLE}{what}. Check the result, or add landmarks."
 
 
-class _Measure:
-    """Mutual information of a linear map on coarse images, minus one where they hardly overlap."""
-
-    def __init__(self, images: _Images, voxels: int) -> None:
-        self.fixed, self.moving = images.at(_coarse(images.fixed.frame, voxels))
-        self.grid = self.fixed.frame.grid(self.fixed.data.device)
-        self.similarity = _mutual_information()
-
-    def __call__(self, linear: LinearTransform) -> float:
-        matrix = normalised_matrix(linear, self.fixed.frame, self.moving.frame, self.grid.device)
-        points = self.grid @ matrix[:, :-1].T + matrix[:, -1]
-        inside = (points.abs() <= 1).all(-1).float()
-        warped = sample(self.moving.data[None], points)
-        loss = float(self.similarity(warped, self.fixed.data[None], inside[None, None]))
-        # negative, lower is better; a sliver of overlap can look informative by chance
-        return (loss - 1) * min(1.0, 2 * float(inside.mean()))
-
-
-def _mutual_information() -> NormalisedMutualInformation:
-    return NormalisedMutualInformation(warped_range=(0.0, 1.0), fixed_range=(0.0, 1.0))
-
-
-def _coarse(frame: Frame, voxels: int) -> Frame:
-    """The frame at an isotropic spacing that gives about `voxels` voxels."""
-    spacing = min(frame.spacing)
-    size = frame.size
-    while np.prod(size) > voxels:
-        spacing *= 1.1
-        size = tuple(
-            max(1, round(e / max(spacing, s))) for e, s in zip(frame.extent, frame.spacing, strict=True)
-        )
-    return frame.resized(size)
-
-
-def _rotations(dimension: int) -> list[Tensor]:
-    angles = [(a,) for a in _ANGLES_2D] if dimension == 2 else list(product(_ANGLES_3D, repeat=3))
-    angles.sort(key=lambda a: float(np.linalg.norm(a)))
-    return [_rotation(np.radians(a)) for a in angles]
-
-
-def _rotation(vector: np.ndarray) -> Tensor:
-    """Rotation matrix of an angle (1,) or a rotation vector (3,), radians."""
-    generator = torch.zeros(2, 2, dtype=torch.float64)
-    if len(vector) == 1:
-        generator[1, 0], generator[0, 1] = vector[0], -vector[0]
-    else:
-        x, y, z = vector
-        generator = torch.tensor([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=torch.float64)
-    return torch.linalg.matrix_exp(generator)
+def _doubts(found: Contest) -> list[str]:
+    """What to say of a pose that was found."""
+    if not found.doubtful:
+        return []
+    if found.by_headers:
+        return [
+            "Another pose of the images fits about as well as the one by their headers, which the linear "
+            "stage kept. Check the result, or add landmarks."
+        ]
+    return [
+        "Two different poses of the images fit about equally well, so the linear stage may have chosen the "
+        "wrong one. Check the result, or add landmarks."
+    ]

@@ -269,11 +269,6 @@ class Session:
         assert isinstance(last, LinearTransform)
         with resources.threads(1):
             linear = linear_stage(pair, self.options.linear_stage, last, report)
-        if not linear.informative and pair.prompts.landmarks is not None:
-            fitted = representation(self.options.representation)(pair.fixed.frame)
-            assert isinstance(fitted, LinearRepresentation)
-            fitted.fit_points(*pair.prompts.landmarks)
-            linear = replace(linear, transform=fitted.linear())
         halves, _, model = self._model(linear.transform)
         return replace(standing, linear=linear, halves=halves, model=model)
 
@@ -297,7 +292,8 @@ class Session:
         moving_mask = None if inputs.moving_mask is None else inputs.moving_mask.to(self.device)
         landmarks = None if inputs.landmarks is None else inputs.landmarks[:2]
         prompts = Prompts(mask, moving_mask, *labels, landmarks)
-        return LinearPair(prepared.fixed, prepared.moving, prompts, inputs.fixed.frame)
+        names = () if inputs.landmarks is None else inputs.landmarks[2]
+        return LinearPair(prepared.fixed, prepared.moving, prompts, inputs.fixed.frame, names)
 
     def _linear(self, pair: LinearPair, report: Reporter) -> LinearResult:
         """The linear stage's map; what is linear of a deformable initial transform, where there is one."""
@@ -354,8 +350,10 @@ class Session:
         standing = _Standing(self.inputs, pair, linear, halves, prediction, name, model, used)
         started = self._started(standing)
         settings = self._settings(standing, started)
-        if not self._plan.preset.refines or (standing.linear_kind and not linear.informative):
-            return standing, []  # what was predicted, as it is
+        # the linear stage has refined a linear map already
+        done = standing.linear_kind and (prediction.start is None or not linear.informative)
+        if not self._plan.preset.refines or done:
+            return standing, []
         model, reports = solve(self._objective(standing), model, settings, report.part(0.2, 0.9))
         return replace(standing, model=model), reports
 
@@ -451,7 +449,7 @@ class Session:
             "warnings": [
                 *inputs.warnings,
                 *self._plan.told,
-                *_cautions(standing),
+                *standing.linear.warnings,
                 *standing.prediction.warnings,
             ],
         }
@@ -462,15 +460,6 @@ class Session:
 
     def _output_frame(self, frame: Frame) -> Frame:
         return frame if self._plan.output_spacing is None else frame.with_spacing(self._plan.output_spacing)
-
-
-def _cautions(standing: _Standing) -> list[str]:
-    if standing.linear.informative:
-        return []
-    return [
-        "The intensities of the two images say little about each other, so the linear stage kept to "
-        "landmarks, labels or centres. Check the result, or add landmarks."
-    ]
 
 
 def _scale(report: ScaleReport) -> dict[str, Any]:

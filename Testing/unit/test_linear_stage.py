@@ -12,7 +12,7 @@ from DeepRegistrationLib.errors import Cancelled
 from DeepRegistrationLib.frame import Frame, Volume
 from DeepRegistrationLib.linear_stage import LinearPair, linear_stage
 from DeepRegistrationLib.objective import Prompts
-from DeepRegistrationLib.prepare import normalised
+from DeepRegistrationLib.prepare import crop, normalised
 from DeepRegistrationLib.progress import CancelToken, Progress, Reporter
 from DeepRegistrationLib.transforms import LinearTransform
 
@@ -147,16 +147,18 @@ def test_two_dimensions(degrees: float, shift: tuple[float, float]) -> None:
 
 
 def test_landmarks_give_the_start_and_keep_their_word() -> None:
-    """Half a turn, which no search covers; four landmark pairs know it."""
+    """Images that say nothing and images that do: four landmark pairs know the turn."""
     truth = turn((0.1, 0.0, 1.0), 175.0, (10.0, 25.0, -10.0))
     fixed = Anatomy(torch.Generator().manual_seed(7)).landmarks()[:4]
     prompts = Prompts(landmarks=(fixed, truth.map(fixed)))
     images = head(FIXED, LinearTransform.identity(3)), head(MOVING, truth, noise=1)
-    found = aligned(LinearPair(*images, prompts), "rigid")
+    stages: list[str] = []
+    found = linear_stage(
+        LinearPair(*images, prompts), "rigid", None, Reporter(lambda p: stages.append(p.stage))
+    ).transform
     assert error(found, truth, head_points())[0] < 2.0
     assert float((found.map(fixed) - truth.map(fixed)).norm(dim=-1).max()) < 3.0
-    blind = aligned(LinearPair(*images, Prompts()), "rigid")
-    assert error(blind, truth, head_points())[0] > 20.0
+    assert "Looking for a start" not in stages
 
 
 def test_none_hands_back_the_start_itself() -> None:
@@ -198,17 +200,17 @@ def test_the_same_again_progress_and_cancelling() -> None:
         assert len(seen) == at - 1
 
 
+def noise_on(frame: Frame, seed: int) -> Volume:
+    return Volume(torch.rand(1, *frame.shape, generator=torch.Generator().manual_seed(seed)), frame)
+
+
 def test_intensities_that_say_nothing_are_not_followed() -> None:
-    """Noise against noise: the centres of what is known stand, or the landmarks' fit, or the start given."""
-    generator = torch.Generator().manual_seed(5)
-    frames = FIXED, Frame.regular((30, 30, 30), 6.0)
-    shifted = Frame(frames[1].size, frames[1].spacing, (-70.0, -90.0, -99.0), frames[1].direction)
-    images = [Volume(torch.rand(1, *f.shape, generator=generator), f) for f in (FIXED, shifted)]
-    boxes = linear_stage(LinearPair(*images, Prompts()), "affine", None, Reporter())
-    assert not boxes.informative
-    centre = torch.from_numpy(FIXED.centre.copy())
-    assert torch.allclose(boxes.transform.matrix[:3, :3], torch.eye(3).double())
-    assert torch.allclose(boxes.transform.map(centre), torch.from_numpy(shifted.centre.copy()))
+    """Noise against noise: headers stand, or what is known better: labels, landmarks, the start given."""
+    shifted = Frame((30, 30, 30), (6.0, 6.0, 6.0), (-70.0, -90.0, -99.0), FIXED.direction)
+    images = noise_on(FIXED, 5), noise_on(shifted, 6)
+    lain = linear_stage(LinearPair(*images, Prompts()), "affine", None, Reporter())
+    assert not lain.informative and "where the images lie by their headers" in lain.warnings[0]
+    assert torch.equal(lain.transform.matrix, torch.eye(4).double())
 
     labels = []
     for frame, place in ((FIXED, (10.0, 0.0, 0.0)), (shifted, (30.0, -20.0, 10.0))):
@@ -216,13 +218,132 @@ def test_intensities_that_say_nothing_are_not_followed() -> None:
         labels.append(Volume(ball[None].float(), frame))
     prompts = Prompts(fixed_labels=labels[0], moving_labels=labels[1])
     found = linear_stage(LinearPair(*images, prompts), "rigid", None, Reporter())
-    assert not found.informative
+    assert not found.informative and "the labels' centres" in found.warnings[0]
     shift = torch.tensor([20.0, -20.0, 10.0], dtype=torch.float64)
+    centre = torch.from_numpy(FIXED.centre.copy())
     assert float((found.transform.map(centre) - centre - shift).norm()) < 2.0
 
     truth, fixed = turn((0.0, 0.0, 1.0), 25.0, (5.0, 5.0, 0.0)), 40 * torch.eye(3, dtype=torch.float64)
     prompts = Prompts(landmarks=(fixed, truth.map(fixed)))
     found = linear_stage(LinearPair(*images, prompts), "rigid", None, Reporter())
     assert float((found.transform.map(fixed) - truth.map(fixed)).norm(dim=-1).max()) < 1e-6
+    assert "the landmarks" in found.warnings[0]
     found = linear_stage(LinearPair(*images, Prompts()), "rigid", truth, Reporter())
-    assert found.transform is truth and not found.informative
+    assert found.transform is truth and not found.informative and "initial transform" in found.warnings[0]
+
+
+def test_images_that_share_no_space_have_their_boxes_laid_on_one_another() -> None:
+    far = Frame((30, 30, 30), (6.0, 6.0, 6.0), (700.0, -90.0, -99.0), FIXED.direction)
+    found = linear_stage(
+        LinearPair(noise_on(FIXED, 5), noise_on(far, 6), Prompts()), "rigid", None, Reporter()
+    )
+    assert not found.informative and "do not overlap" in found.warnings[0]
+    expected = torch.from_numpy(far.centre - FIXED.centre)
+    assert torch.allclose(found.transform.matrix[:3, 3], expected)
+
+
+IDENTITY = LinearTransform.identity(3)
+WIDE = Frame.regular((37, 37, 37), 6.0)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("degrees", [90.0, 180.0])
+def test_turns_of_any_size_are_found(axis: int, degrees: float) -> None:
+    truth = turn(tuple(float(k == axis) for k in range(3)), degrees, (12.0, -7.0, 4.0))
+    result = linear_stage(
+        LinearPair(head(FIXED, IDENTITY), head(WIDE, truth, noise=1), Prompts()), "rigid", None, Reporter()
+    )
+    assert error(result.transform, truth, head_points())[0] < 1.0
+    assert result.informative and not result.warnings
+
+
+@pytest.mark.parametrize("scale", [0.67, 1.5])
+def test_scales_are_found(scale: float) -> None:
+    matrix = turn((0.2, 1.0, 0.0), 70.0, (5.0, 10.0, -5.0)).matrix.clone()
+    matrix[:3, :3] *= scale
+    truth = LinearTransform(matrix)
+    moving = Frame.regular((37, 37, 37), 6.0 * scale)
+    pair = LinearPair(head(FIXED, IDENTITY), head(moving, truth, noise=1), Prompts())
+    assert error(aligned(pair, "affine"), truth, head_points())[0] < 2.0
+
+
+@pytest.mark.parametrize("box", [((8, 24), (4, 20), (10, 26)), ((0, 32), (0, 37), (15, 17))])
+@pytest.mark.parametrize("stage", ["rigid", "affine"])
+def test_a_part_stays_where_its_header_says(box: tuple[tuple[int, int], ...], stage: str) -> None:
+    """A block of a head, and two slices of one, against the whole, both ways round."""
+    whole, other = head(FIXED, IDENTITY), head(WIDE, IDENTITY, noise=1)
+    part = crop(whole, box)
+    points = part.frame.points().reshape(-1, 3)
+    for pair in (LinearPair(part, other, Prompts()), LinearPair(other, part, Prompts())):
+        result = linear_stage(pair, stage, None, Reporter())
+        mean, _ = error(result.transform, IDENTITY, points)
+        assert mean < 2.0, result.warnings
+
+
+@pytest.mark.parametrize("stage", ["rigid", "affine"])
+@pytest.mark.parametrize("prompt", ["none", "landmarks", "labels"])
+def test_swapping_the_images_inverts_the_map(stage: str, prompt: str) -> None:
+    truth = turn((0.3, -0.2, 1.0), 95.0, (15.0, -10.0, 5.0))
+    fixed, moving = head(FIXED, IDENTITY), head(MOVING, truth, "t2", noise=1)
+    there = back = Prompts()
+    if prompt == "landmarks":
+        points = Anatomy(torch.Generator().manual_seed(7)).landmarks()[:6]
+        mapped = truth.map(points) + 2 * torch.rand(6, 3, generator=torch.Generator().manual_seed(1)).double()
+        there, back = Prompts(landmarks=(points, mapped)), Prompts(landmarks=(mapped, points))
+    elif prompt == "labels":
+        balls = [
+            Volume(((m.map(f.points()) - torch.tensor([20.0, 10.0, 0.0])).norm(dim=-1) < 30)[None].float(), f)
+            for m, f in ((IDENTITY, FIXED), (truth.inverse(), MOVING))
+        ]
+        there = Prompts(fixed_labels=balls[0], moving_labels=balls[1])
+        back = Prompts(fixed_labels=balls[1], moving_labels=balls[0])
+    one = aligned(LinearPair(fixed, moving, there), stage)
+    other = aligned(LinearPair(moving, fixed, back), stage)
+    points = FIXED.points().reshape(-1, 3)
+    assert error(one, other.inverse(), points)[0] < 0.01 * min(FIXED.spacing)
+    assert error(one, truth, head_points())[0] < 4.0
+
+
+def test_equal_images_stay_where_they_are() -> None:
+    image = head(FIXED, IDENTITY)
+    for stage in ("rigid", "affine"):
+        found = aligned(LinearPair(image, image, Prompts()), stage)
+        assert error(found, IDENTITY, FIXED.points().reshape(-1, 3))[1] < 0.01 * min(FIXED.spacing)
+
+
+def test_an_affine_map_of_a_thin_slab_is_not_worse_than_a_rigid_one() -> None:
+    truth = turn((0.0, 0.3, 1.0), 6.0, (3.0, -4.0, 1.0))
+    slab = crop(head(FIXED, IDENTITY), ((0, 32), (0, 37), (14, 18)))
+    pair = LinearPair(slab, crop(head(FIXED, truth, noise=1), ((0, 32), (0, 37), (14, 18))), Prompts())
+    points = slab.frame.points().reshape(-1, 3)
+    points = points[(points / torch.tensor([75.0, 90.0, 75.0])).norm(dim=-1) < 1]
+    rigid, affine = (error(aligned(pair, stage), truth, points)[0] for stage in ("rigid", "affine"))
+    assert affine < 1.1 * rigid + 0.1
+
+
+def test_a_shape_with_two_ends_alike_is_said_to_be_doubtful() -> None:
+    """An ellipsoid without anything inside, turned by a right angle: it may be the wrong way round."""
+    lengths = torch.tensor([60.0, 40.0, 30.0], dtype=torch.float64)
+
+    def ellipsoid(frame: Frame, truth: LinearTransform) -> Volume:
+        radius = (truth.inverse().map(frame.points()) / lengths).norm(dim=-1)
+        return normalised(Volume(torch.sigmoid(8 * (1 - radius))[None].float(), frame))
+
+    pair = LinearPair(
+        ellipsoid(WIDE, IDENTITY), ellipsoid(WIDE, turn((0.0, 0.0, 1.0), 90.0, (0.0, 0.0, 0.0))), Prompts()
+    )
+    found = linear_stage(pair, "rigid", None, Reporter())
+    assert any("Two different poses" in w for w in found.warnings)
+
+
+def test_exchanged_landmarks_do_not_ruin_the_start_and_are_named() -> None:
+    truth = turn((0.1, 0.0, 1.0), 40.0, (10.0, 25.0, -10.0))
+    fixed = Anatomy(torch.Generator().manual_seed(7)).landmarks()[:8]
+    moving = truth.map(fixed)
+    moving[[1, 4]] = moving[[4, 1]]
+    images = head(FIXED, IDENTITY), head(MOVING, truth, noise=1)
+    names = tuple("ABCDEFGH")
+    pair = LinearPair(*images, Prompts(landmarks=(fixed, moving)), landmark_names=names)
+    result = linear_stage(pair, "rigid", None, Reporter())
+    assert error(result.transform, truth, head_points())[0] < 2.0
+    assert len(result.warnings) == 1 and "pairs B and E look exchanged" in result.warnings[0]

@@ -1,0 +1,1 @@
+"""The linear stage in parts: looks (what is compared), measure, search, refine, landmarks, verdict."""
