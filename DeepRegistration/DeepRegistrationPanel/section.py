@@ -41,7 +41,7 @@ class Watch:
     """Hears of changes of some nodes, which may be others tomorrow; answers once they rest.
 
     Args:
-        panel: keeps the VTK observers.
+        panel: keeps the observers.
         answer: called without arguments, `delay_ms` after the last of a burst of changes.
     """
 
@@ -58,10 +58,10 @@ class Watch:
         wanted = [(node, event) for node, event in wanted if node is not None]
         for entry in self._observed:
             if entry not in wanted:
-                self._panel.removeObserver(*entry, self._changed)
+                self._panel.observers.remove(*entry, self._changed)
         for entry in wanted:
             if entry not in self._observed:
-                self._panel.addObserver(*entry, self._changed)
+                self._panel.observers.add(*entry, self._changed)
         self._observed = wanted
 
     def stop(self) -> None:

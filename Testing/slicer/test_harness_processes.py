@@ -75,5 +75,3 @@ def test_slots_of_python_run_in_that_loop(qapp):
     QTimer.singleShot(50, lambda: heard.append(1))
     idle(300)
     assert heard == [1]
-
-

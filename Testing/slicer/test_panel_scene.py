@@ -192,7 +192,7 @@ def test_closing_the_module_lets_go_of_the_scene(user, slicer_session):
     node = user.panel.parameters.node
     panel = user.panel
     user.widget.cleanup()
-    assert panel.Observations == [] and user.widget.Observations == []
+    assert len(panel.observers) == 0 and user.widget.Observations == []
     node.SetParameter("representation", '"affine"')
     slicer.mrmlScene.Clear()
     assert user.widget.panel is None

@@ -70,7 +70,7 @@ def test_a_worker_that_died_while_slicer_idled_is_replaced(user, slicer_session,
     user.ui.registerButton.click()
     user.wait_for_end()
     assert user.ui.runText.text.startswith("Registered in"), user.ui.runText.text
-    assert client.pid != dead and "ended while it was not needed" in user.log()
+    assert client.pid != dead and "ended while idle" in user.log()
     user.panel.logic.close()
     assert left_over(temporary) == [] and list(temporary.glob("deepregistration-*")) == []
 
@@ -101,7 +101,7 @@ def in_the_middle(user, pair) -> list:
 
 
 def test_behind_the_launcher_a_kill_is_told_as_what_it_is(launched, slicer_session, temporary):
-    """The system takes the memory of whoever has most of it: the launcher only says that something went wrong."""
+    """As the system kills where memory is short; the launcher only says that something went wrong."""
     user = launched
     before = in_the_middle(user, make_pair(slicer_session.scene))
     kill(worker_behind(user))

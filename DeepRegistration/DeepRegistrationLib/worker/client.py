@@ -157,7 +157,7 @@ class WorkerClient:
             if self._living() is not None:
                 return
             if self._process is not None:  # dead, and its threads have not told it yet
-                self._events.put(LogLine("The process had ended while it was not needed; another is started."))
+                self._events.put(LogLine("The process had ended while idle; another is started."))
                 shutil.rmtree(self._process.folder, ignore_errors=True)
             token = object()  # tells this process's messages from those of one that was replaced
             self._token = token

@@ -25,8 +25,8 @@ _ENGINE = Path(__file__).resolve().parents[2]
 _REMEMBERED = 100
 """Lines of standard error that may tell how the process died: a crash's traceback and what follows it."""
 _LAUNCHER_CODE, _LAUNCHER_SAYS = 1, "exit abnormally"
-"""Slicer's launcher of programs (`PythonSlicer` is one) turns every crash and kill of its program into this exit
-code, and writes this on standard error before."""
+"""Slicer's launcher of programs (`PythonSlicer` is one) turns every crash and kill of its program into this
+exit code, and writes this on standard error before."""
 _LAST_WORDS = 1.0
 """Seconds that are waited for the rest of standard error once the process has ended."""
 _CRASHED = re.compile(r"(?:Fatal Python error|Windows fatal exception): (.+)")

@@ -1,5 +1,6 @@
-"""An event loop as Slicer's: it runs in C++ and holds Python's lock, so that no other thread of Python runs while
-it idles. Qt's own for PySide lets go of the lock, and so hides what a thread has not been able to do."""
+"""An event loop as Slicer's: it runs in C++ and holds Python's lock, so that no thread of Python runs while
+it idles. PySide's own lets go of the lock, and so hides what a thread would not have been able to do.
+"""
 
 from __future__ import annotations
 

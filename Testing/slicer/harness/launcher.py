@@ -1,4 +1,4 @@
-"""A stand-in of the launcher that Slicer's `PythonSlicer` is: a program between the application and Python."""
+"""A stand-in of Slicer's launcher, `PythonSlicer`: a program between the application and Python."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ sys.exit(done.returncode)
 
 
 def make_launcher(folder: Path) -> Path:
-    """Write the program `PythonSlicer` into a folder: it runs this Python as a child, hands every stream through,
-    and turns any crash or kill of the child into exit code 1, as the real one does."""
+    """Write the program `PythonSlicer` into a folder.
+
+    It runs this Python as a child, hands every stream through, and turns any crash or kill of the child into
+    exit code 1, as the real one does.
+    """
     path = folder / "PythonSlicer"
     path.write_text(_PROGRAM.format(python=sys.executable), encoding="utf-8")
     path.chmod(0o755)
