@@ -90,8 +90,8 @@ class Number(Binding):
 class FileChoice(Binding):
     """A line for a file's path; empty stands for none.
 
-    The widget's own `currentPathChanged` tells only of names that exist and fit its filter, and of an empty line
-    never; so the line inside it is listened to: what it shows is what is used, or said to be of no use.
+    The widget's own `currentPathChanged` tells only of names that exist and fit its filter, and never of an
+    empty line; so the line inside it is listened to: what it shows is what is used, or said to be of no use.
     """
 
     def __init__(self, panel: Any, widget: Any, name: str) -> None:

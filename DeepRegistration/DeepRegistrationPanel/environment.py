@@ -17,6 +17,7 @@ from DeepRegistrationScene.environment import (
 from slicer.i18n import tr as _
 
 from .section import Section
+from .texts import breakable, show_text
 from .weights import weights_in_words
 
 
@@ -37,12 +38,12 @@ class EnvironmentSection(Section):
         self._note = ""
         self.ui.installButton.connect("clicked(bool)", self._install)
         self.ui.checkButton.connect("clicked(bool)", self.ask)
-        self.ui.offlineText.setText(_(OFFLINE))
+        self.ui.offlineText.setText(breakable(_(OFFLINE)))
 
     def update(self) -> None:
         ui, state = self.ui, self.state
         lines = [_("Looking for PyTorch...")] if self.asking else [_(line) for line in state.lines]
-        ui.environmentText.setText("\n".join([*lines, *filter(None, [self._note])]))
+        show_text(ui.environmentText, "\n".join([*lines, *filter(None, [self._note])]))
         ui.installButton.setVisible(state.offer_install and not self.asking)
         ui.offlineText.setVisible(state.offer_install and not self.asking)
         busy = self.asking or self.panel.run.task is not None

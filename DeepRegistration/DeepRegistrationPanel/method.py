@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from .binding import Choice, FileChoice, NodeChoice, Tick
 from .section import Section
+from .texts import breakable
 from .weights import shipped_weights
 
 DEVICES = {"auto": "Automatic", "cpu": "Processor", "cuda": "Graphics card (CUDA)"}
@@ -50,7 +51,7 @@ class MethodSection(Section):
             told = (
                 escape(_(method.description), quote=False),
                 f"<b>{_('Guarantee:')}</b> {escape(_(method.guarantee), quote=False)}",
-                escape(self._weights(parameters.method), quote=False),
+                escape(breakable(self._weights(parameters.method)), quote=False),
             )
             ui.methodText.setText("".join(f'<p style="margin: 0 0 5px 0">{text}</p>' for text in told))
             ui.methodCombo.setToolTip(method.publication)

@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 
 from .section import Section
 from .tables import fill_list, ticked
+from .texts import show_text
 
 _KINDS = (
     "vtkMRMLSegmentationNode",
@@ -102,6 +103,6 @@ class OthersSection(Section):
                 text = _("Made {names}.").format(names=", ".join(item.node.GetName() for item in carried))
             except RegistrationError as error:
                 text = str(error)
-            self.ui.othersText.setText(text)
+            show_text(self.ui.othersText, text)
         fill_list(self.ui.othersList, [])
         self._refill()

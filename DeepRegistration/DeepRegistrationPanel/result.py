@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from .section import Section
 from .tables import fill
+from .texts import breakable
 
 MARKS = {GOOD: ("#2e8b57", "✓"), LOOK: ("#c77700", "!"), BAD: ("#c0392b", "✗")}
 """Colour and sign of each level of finding."""
@@ -51,4 +52,4 @@ class ResultSection(Section):
 
 def _marked(level: str, text: str) -> str:
     colour, sign = MARKS[level]
-    return f'<span style="color:{colour}"><b>{sign}</b></span> {escape(text)}'
+    return f'<span style="color:{colour}"><b>{sign}</b></span> {escape(breakable(text))}'

@@ -12,6 +12,7 @@ from slicer.i18n import tr as _
 
 from .many import many_in_words
 from .section import Section
+from .texts import show_text
 
 
 class RunSection(Section):
@@ -156,7 +157,6 @@ class RunSection(Section):
 
     def _say(self, text: str) -> None:
         self._text = text
-        self.ui.runText.setText(text)
-        self.ui.runText.setVisible(bool(text))
+        show_text(self.ui.runText, text)
         if self.task == "many":
             self.panel.many.say(text)

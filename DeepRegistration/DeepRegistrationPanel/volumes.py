@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 from .binding import NodeChoice
 from .pictures import pixmap
 from .section import Section, Watch
+from .texts import show_text
 
 _DELAY_MS = 150
 _NARROWEST, _MARGINS = 280, 20
@@ -80,8 +81,7 @@ class VolumeSection(Section):
             lines = [
                 _("{share} % of the smaller volume lies in the other.").format(share=round(100 * found.share))
             ]
-        ui.volumesText.setText("\n".join(lines))
-        ui.volumesText.setVisible(bool(lines))
+        show_text(ui.volumesText, "\n".join(lines))
 
 
 def _state(volume: Any) -> tuple[Any, ...] | None:

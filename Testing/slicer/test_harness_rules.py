@@ -232,7 +232,7 @@ def test_sliders_paths_and_collapsing(slicer_session, qtbot, tmp_path):
 
 
 def test_a_path_line_tells_only_of_acceptable_paths(slicer_session, tmp_path):
-    """As ctk's own: the text that is not acceptable, or no longer there, is not told by `currentPathChanged`."""
+    """As ctk's own: `currentPathChanged` tells nothing of text that cannot be used, or is gone."""
     import ctk
 
     line, told = ctk.ctkPathLineEdit(), []

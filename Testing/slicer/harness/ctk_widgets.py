@@ -231,9 +231,11 @@ class ctkComboBox(QComboBox):
 
 
 class ctkPathLineEdit(QWidget):
-    """Tells of a new path only where it is acceptable (an existing name that fits the filter), never of an empty
-    one; of one that is not acceptable any more, `validInputChanged` tells. Its width is fitted to the first text
-    it has to be asked for, unless a minimum length says otherwise."""
+    """Tells of a new path only where it is acceptable: an existing name that fits the filter, never none.
+
+    Of a path that is not acceptable any more, `validInputChanged` tells. The width is fitted to the text that
+    is there when somebody asks first, unless a minimum length says otherwise.
+    """
 
     cpp_class = True
     cpp_signals = ("currentPathChanged(QString)", "validInputChanged(bool)")
