@@ -12,6 +12,7 @@ from typing import Any
 
 import slicer
 from DeepRegistrationPanel.panel import Panel
+from DeepRegistrationPanel.sample_data import register_sample_data as offer_sample_data
 from DeepRegistrationScene.logic import SceneLogic
 from DeepRegistrationScene.parameters import scene_parameters
 from slicer.i18n import tr as _
@@ -48,9 +49,7 @@ class DeepRegistration(ScriptedLoadableModule):
 
 def register_sample_data() -> None:
     """Offer the embedded example in the Sample Data module."""
-    from DeepRegistrationScene.sample_data import register_sample_data as register
-
-    register(Path(__file__).parent / "Resources" / "Icons", slicer.util.errorDisplay)
+    offer_sample_data(Path(__file__).parent / "Resources" / "Icons")
 
 
 class DeepRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):

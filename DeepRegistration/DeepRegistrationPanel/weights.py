@@ -38,7 +38,7 @@ def weights_in_words(weights: Mapping[str, Mapping[str, Any] | None]) -> list[st
 
 
 def data_in_words(data: str) -> str:
-    """What training pairs were, from the text that described them to the training; "" where nobody has said."""
+    """What training pairs were, from the text that described them; "" where nobody has said."""
     kind, _colon, recipe = data.partition(":")
     if kind != "generated":
         name = Path(data).name

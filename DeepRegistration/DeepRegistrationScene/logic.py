@@ -326,6 +326,20 @@ class SceneLogic(ManyLogic):
             return quality_from(parameters_of(source))
         return stored_quality(source)
 
+    def sampleData(self) -> dict[str, Node]:
+        """Make the two heads of the Sample Data module's button, which takes some seconds.
+
+        Returns:
+            Nodes by name: ``fixed`` and ``moving`` volumes, ``fixed_landmarks`` and ``moving_landmarks``
+            point lists, ``fixed_labels`` and ``moving_labels`` segmentations.
+
+        Raises:
+            NotAvailableError: they could not be made.
+        """
+        from .sample_data import sample_pair  # brings SimpleITK, which nothing else here needs
+
+        return sample_pair()
+
     # How it is done
 
     def _register(

@@ -242,9 +242,16 @@ def test_sample_data_is_registered_and_made(slicer_session):
     logic = SampleData.SampleDataLogic()
     made = []
     logic.registerCustomSampleDataSource(
-        category="Tiny", sampleName="TinyPair", customDownloader=lambda source: made.append(source.sampleName)
+        category="Tiny",
+        sampleName="TinyPair",
+        uris=[],
+        fileNames=[],
+        customDownloader=lambda source: made.append(source.sampleName),
     )
-    logic.downloadSamples("TinyPair")
-    assert made == ["TinyPair"] and slicer_session.samples["TinyPair"]["category"] == "Tiny"
+    SampleData.press("TinyPair")
+    assert made == ["TinyPair"] and slicer_session.samples["TinyPair"].category == "Tiny"
+    assert logic.downloadSamples("TinyPair") == [] and made == ["TinyPair"]
+    with pytest.raises(ValueError, match="same length"):
+        logic.registerCustomSampleDataSource(sampleName="Odd", uris=[], fileNames=["one"])
     with pytest.raises(TypeError, match="sampleNme"):
         logic.registerCustomSampleDataSource(category="Tiny", sampleNme="TinyPair")

@@ -187,37 +187,54 @@ def translation() -> types.ModuleType:
 
 
 def sample_data() -> types.ModuleType:
-    """`SampleData`: sources are registered and looked up; one with a downloader of its own can be loaded."""
+    """`SampleData`: sources are registered, and loaded by their button in the module's panel (`press`).
+
+    Only the button knows `customDownloader`: `downloadSample` and `downloadSamples` fetch the addresses of a
+    source, so that one without addresses gives them nothing.
+    """
     module = types.ModuleType("SampleData")
-    sources: dict[str, dict[str, Any]] = {}
-    known = {
-        *("category", "sampleName", "uris", "fileNames", "nodeNames", "thumbnailFileName", "checksums"),
-        *("loadFileTypes", "loadFileType", "loadFiles", "loadFileProperties", "customDownloader"),
-    }
+    sources: dict[str, Any] = {}
+    lists = ("uris", "fileNames", "nodeNames", "loadFiles", "checksums")
+    others = ("category", "sampleName", "thumbnailFileName", "loadFileType", "loadFileProperties")
+    known = {*lists, *others, "customDownloader"}
 
     class SampleDataSource(types.SimpleNamespace):
-        pass
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**{key: None for key in known} | options)
+            count = len(self.uris)  # a TypeError where there are none
+            for name in lists:
+                if getattr(self, name) is None:
+                    setattr(self, name, [None] * count)
+                if len(getattr(self, name)) != count:
+                    raise ValueError("All fields of sample data source must have the same length")
 
     class SampleDataLogic:
         @staticmethod
         def registerCustomSampleDataSource(**options: Any) -> None:
             if unknown := set(options) - known:
                 raise TypeError(f"registerCustomSampleDataSource has no argument {sorted(unknown)}")
-            sources[options["sampleName"]] = options
+            sources[options["sampleName"]] = SampleDataSource(**options)
 
         @staticmethod
         def sampleDataSourcesByCategory(category: str | None = None) -> list[Any]:
-            wanted = [o for o in sources.values() if category is None or o.get("category") == category]
-            return [SampleDataSource(**{key: None for key in known} | options) for options in wanted]
+            return [source for source in sources.values() if category in (None, source.category)]
 
-        def downloadSamples(self, name: str) -> Any:
-            source = SampleDataSource(**{key: None for key in known} | sources[name])
-            return source.customDownloader(source)
+        def downloadSamples(self, name: str) -> list[Any]:
+            source = sources.get(name)
+            if source is not None and source.uris:
+                raise NotImplementedError("the stand-in has no network")
+            return []
 
-        downloadSample = downloadSamples
+        def downloadSample(self, name: str) -> Any:
+            return self.downloadSamples(name)[0]
+
+    def press(name: str) -> None:
+        button = QtWidgets.QToolButton()
+        button.connect("clicked()", lambda: sources[name].customDownloader(sources[name]))
+        button.click()
 
     module.SampleDataLogic, module.SampleDataSource = SampleDataLogic, SampleDataSource
-    module.sources = sources
+    module.sources, module.press = sources, press
     return module
 
 
