@@ -187,10 +187,13 @@ class InspectionSection(Section):
     def _jacobian_ticked(self, on: bool) -> None:
         p = self.panel.parameters
         if on and self.panel.listening and p.forward is not None:
-            with slicer.util.tryWithErrorDisplay(
-                _("Growth and shrinkage could not be shown."), waitCursor=True
-            ):
-                self._jacobian()
+            message = _("Growth and shrinkage could not be shown.")
+            try:
+                with slicer.util.tryWithErrorDisplay(message, waitCursor=True):
+                    self._jacobian()
+            except Exception:  # has been shown, and is raised again for Python's console
+                p.jacobian_shown = False
+                raise
 
     def _jump_to_landmark(self) -> None:
         worst = worst_landmark(self.panel.quality() or {})

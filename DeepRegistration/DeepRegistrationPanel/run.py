@@ -5,13 +5,12 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import slicer
 from DeepRegistrationLib.errors import Cancelled, RegistrationError
 from DeepRegistrationScene.many import ManyProgress
 from slicer.i18n import tr as _
 
 from .many import many_in_words
-from .section import Section
+from .section import Section, failures_told
 from .texts import show_text
 
 
@@ -68,8 +67,9 @@ class RunSection(Section):
             "many": logic.registerManyFromParameters,
         }[task]
         self.panel.start_clock()
-        with slicer.util.tryWithErrorDisplay(_("The registration could not be started.")):
-            try:
+        not_started = _("The registration could not be started.")
+        try:
+            with failures_told(not_started, self._failed):
                 begin(
                     self.panel.parameters,
                     wait=False,
@@ -80,14 +80,13 @@ class RunSection(Section):
                 )
                 if task != "many":
                     self.panel.refine.run_started()
-                return
-            except RegistrationError as error:
-                self._failed(error)
-                return
-            finally:
-                if not logic.isRunning():
-                    self.task = None
-        self._over(_("The registration could not be started."))
+        except Exception as error:  # has been shown, and is raised again for Python's console
+            self.log(repr(error))
+            self._over(not_started)
+            raise
+        finally:
+            if not logic.isRunning():
+                self.task = None
 
     def environment_answered(self) -> None:
         """The worker has become free."""

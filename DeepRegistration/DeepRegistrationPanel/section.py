@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import qt
+import slicer
+from DeepRegistrationLib.errors import RegistrationError
 
 from .binding import Binding
 
@@ -35,6 +38,22 @@ class Section:
 
     def close(self) -> None:
         """Let go of everything that outlives the widgets; called between scenes too."""
+
+
+@contextmanager
+def failures_told(
+    message: str, tell: Callable[[RegistrationError], object], wait_cursor: bool = False
+) -> Iterator[None]:
+    """Around work that may fail: what has a sentence of its own is told by `tell`, and is over with that.
+
+    Anything else is shown in a message box, headed `message`, and raised again for Python's console: whoever
+    has to clear up does so in a `finally` or `except`, for nothing after the block is reached.
+    """
+    with slicer.util.tryWithErrorDisplay(message, waitCursor=wait_cursor):
+        try:
+            yield
+        except RegistrationError as error:
+            tell(error)
 
 
 class Watch:

@@ -244,7 +244,7 @@ class PyTorch:
 
     `extension` False stands for a Slicer without the PyTorch extension (the import fails). `install` is
     called in place of a real installation, with the options that installTorch was given; its answer is handed
-    back.
+    back. Before and after, events are processed, as the real one does with every line that pip writes.
     """
 
     extension: bool = True
@@ -284,7 +284,10 @@ class PyTorch:
                         "torchvisionVersionRequirement": torchvisionVersionRequirement,
                     }
                 )
-                return state.install(**state.requests[-1]) if state.install else None
+                slicer.app.processEvents()
+                torch = state.install(**state.requests[-1]) if state.install else None
+                slicer.app.processEvents()
+                return torch
 
         module.PyTorchUtilsLogic = PyTorchUtilsLogic
         return module
