@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import slicer
-from slicer.i18n import tr as _
 
 
 class Binding:
@@ -45,13 +44,13 @@ class NodeChoice(Binding):
 
 
 class Choice(Binding):
-    """A combo box of named choices."""
+    """A combo box of choices, by value, with what is read of each."""
 
     def __init__(self, panel: Any, widget: Any, name: str, titles: Mapping[str, str]) -> None:
         super().__init__(panel, widget, name)
         self.values = list(titles)
         for value, title in titles.items():
-            widget.addItem(_(title), value)
+            widget.addItem(title, value)
         widget.connect("currentIndexChanged(int)", self._chosen)
 
     def _chosen(self, index: int) -> None:

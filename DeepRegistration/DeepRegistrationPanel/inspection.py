@@ -18,12 +18,17 @@ from slicer.i18n import tr as _
 from .binding import Choice, Tick
 from .section import Section
 
-COMPARISONS = {"none": "Nothing", "blend": "Blend", "checkerboard": "Checkerboard", "flicker": "Flicker"}
+COMPARISONS = {
+    "none": _("Nothing"),
+    "blend": _("Blend"),
+    "checkerboard": _("Checkerboard"),
+    "flicker": _("Flicker"),
+}
 _AMOUNTS = {
-    "blend": ("Opacity:", 0.0, 1.0, 0.01, 2, 0.5),
-    "checkerboard": ("Squares:", 2.0, 24.0, 1.0, 0, 9.0),
-    "flicker": ("Per second:", 0.5, 5.0, 0.5, 1, 2.0),
-    "jacobian": ("Opacity:", 0.0, 1.0, 0.01, 2, 0.55),
+    "blend": (_("Opacity:"), 0.0, 1.0, 0.01, 2, 0.5),
+    "checkerboard": (_("Squares:"), 2.0, 24.0, 1.0, 0, 9.0),
+    "flicker": (_("Per second:"), 0.5, 5.0, 0.5, 1, 2.0),
+    "jacobian": (_("Opacity:"), 0.0, 1.0, 0.01, 2, 0.55),
 }
 """Of the slider: what it sets, lowest, highest, step, decimals, where it starts."""
 
@@ -126,7 +131,7 @@ class InspectionSection(Section):
         if mode == self._slider or mode == "none":
             return
         title, low, high, step, decimals, _start = _AMOUNTS[mode]
-        self.ui.compareAmountLabel.setText(_(title))
+        self.ui.compareAmountLabel.setText(title)
         slider = self.ui.compareSlider
         slider.decimals = decimals
         slider.minimum, slider.maximum, slider.singleStep = low, high, step

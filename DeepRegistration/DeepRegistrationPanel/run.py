@@ -9,6 +9,7 @@ from DeepRegistrationLib.errors import Cancelled, RegistrationError
 from DeepRegistrationScene.many import ManyProgress
 from slicer.i18n import tr as _
 
+from .engine_words import stage_in_words
 from .many import many_in_words
 from .section import Section, failures_told
 from .texts import show_text
@@ -129,7 +130,7 @@ class RunSection(Section):
         if (name, event.stage) != self._step:
             self._step = name, event.stage
             self.log(f"{time.monotonic() - self._started:6.1f} s  {', '.join(filter(None, self._step))}")
-        text = ", ".join(filter(None, (name, _(event.stage))))
+        text = ", ".join(filter(None, (name, stage_in_words(event.stage))))
         if event.seconds_left is not None:
             text += ", " + _("about {seconds} s left").format(seconds=max(1, round(event.seconds_left)))
         self._say(text)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import os
+import sys
 import types
 import unittest
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import slicer
@@ -177,12 +181,39 @@ def scripted_loadable_module() -> types.ModuleType:
     return module
 
 
+class UntranslatableError(ValueError):
+    """A text that no translator will ever be given."""
+
+
+@functools.cache
+def _marked(path: str) -> frozenset[str]:
+    """The texts that a file writes out inside a call of `_`, which is where translators' tools find them."""
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    named = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "_" and call.args]
+    return frozenset(call.args[0].value for call in named if isinstance(call.args[0], ast.Constant))
+
+
 def translation() -> types.ModuleType:
-    """`slicer.i18n` in the language of the source."""
+    """`slicer.i18n` in the language of the source; one that is not written out where marked fails."""
     module = types.ModuleType("slicer.i18n")
-    module.tr = lambda text: text
-    module.translate = lambda context, text, *_: text
-    module.getContext = lambda filename: os.path.basename(filename).split(".")[0]
+    files: dict[str, str] = {}
+
+    def check(path: str, text: str) -> str:
+        if text not in _marked(path):
+            raise UntranslatableError(f"{text!r} is not written out in {Path(path).name}")
+        return text
+
+    def context(filename: str) -> str:
+        path = Path(filename)
+        package = path.with_name("__init__.py").is_file()
+        name = f"{path.parent.name}.{path.stem}" if package else path.stem
+        files[name] = filename
+        return name
+
+    module.getContext = context
+    module.tr = lambda text: check(sys._getframe(1).f_code.co_filename, text)
+    module.translate = lambda name, text, *_: check(files[name], text) if name in files else text
     return module
 
 
