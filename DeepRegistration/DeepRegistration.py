@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import slicer
+from DeepRegistrationPanel.events import WheelGuard
 from DeepRegistrationPanel.panel import Panel
 from DeepRegistrationPanel.sample_data import register_sample_data as offer_sample_data
 from DeepRegistrationScene.logic import SceneLogic
@@ -68,6 +69,7 @@ class DeepRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(widgets)
         self.ui = slicer.util.childWidgetVariables(widgets)
         widgets.setMRMLScene(slicer.mrmlScene)
+        self._wheel = WheelGuard(widgets)
         self.logic = DeepRegistrationLogic()
         self.panel = Panel(self.ui, self.logic)
         scene = slicer.mrmlScene
@@ -98,9 +100,13 @@ class DeepRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onReload(self) -> Any:
         """For developers: the packages are read anew, too."""
+        entered = self._entered
         for name in [name for name in sys.modules if name.split(".")[0] in _PACKAGES]:
             del sys.modules[name]
-        return ScriptedLoadableModuleWidget.onReload(self)
+        module = ScriptedLoadableModuleWidget.onReload(self)
+        if entered:  # the new panel is looked at as the old one was, but Slicer does not say so
+            getattr(slicer.modules, f"{self.moduleName}Widget").enter()
+        return module
 
     def _open(self) -> None:
         self.panel.open(scene_parameters())

@@ -87,8 +87,12 @@ class Watch:
         self._timer.stop()
         self.follow([])
 
-    def _changed(self, caller: Any = None, event: Any = None) -> None:
+    def touch(self) -> None:
+        """As if something that is followed had changed."""
         self._timer.start()
+
+    def _changed(self, caller: Any = None, event: Any = None) -> None:
+        self.touch()
 
     def _rested(self) -> None:
         if self._panel.parameters is not None:
