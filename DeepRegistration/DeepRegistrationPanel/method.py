@@ -9,6 +9,7 @@ from typing import Any
 from DeepRegistrationLib import catalogue
 from slicer.i18n import tr as _
 
+from .advice import advice
 from .binding import Choice, FileChoice, NodeChoice, Tick
 from .engine_words import in_words
 from .section import Section
@@ -35,6 +36,7 @@ class MethodSection(Section):
             FileChoice(panel, ui.weightsPath, "weights"),
             Tick(panel, ui.featuresCheck, "want_features"),
         ]
+        ui.adviceText.setText(advice())
         for combo, texts in (
             (ui.representationCombo, catalogue.REPRESENTATIONS),
             (ui.presetCombo, catalogue.PRESETS),
