@@ -80,6 +80,10 @@ class Changes:
         """Something to do, latest first, if the whole does not succeed."""
         self._undo.append(undo)
 
+    def keep_all(self) -> None:
+        """There is no way back any more; nothing is held for it either."""
+        self._undo.clear()
+
     def take_back(self) -> None:
         while self._undo:
             self._undo.pop()()
@@ -94,6 +98,7 @@ def changes(scene: Node | None = None) -> Iterator[Changes]:
     except BaseException:
         done.take_back()
         raise
+    done.keep_all()
 
 
 @contextmanager

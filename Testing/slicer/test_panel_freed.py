@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 
 pytest.importorskip("PySide6")
@@ -76,6 +78,25 @@ def test_a_closed_scene_is_freed(user, slicer_session):
     scene.Clear(False)
     settle(user)
     assert watched.left() == [], watched.left()
+
+
+def test_results_are_freed_at_once(user, slicer_session):
+    """Not only when Python comes round to looking for cycles, hundreds of megabytes later."""
+    scene = slicer_session.scene
+    user.choose_pair(make_pair(scene))
+    user.wait_for_answer()
+    gc.collect()
+    gc.disable()
+    try:
+        user.register()
+        settle(user)
+        watched = everything(scene)
+        assert len(watched.left(collect=False)) > 5
+        scene.Clear(False)
+        settle(user)
+        assert watched.left(collect=False) == [], watched.left(collect=False)
+    finally:
+        gc.enable()
 
 
 def test_a_closed_scene_is_freed_after_many_volumes(user, slicer_session):

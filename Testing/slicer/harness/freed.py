@@ -26,7 +26,8 @@ class Watched:
         self._answers.append(lambda *_: there.discard(name))
         return self._answers[-1]
 
-    def left(self) -> list[str]:
-        """The names of those that are still in memory, after Python's own garbage is collected."""
-        gc.collect()
+    def left(self, collect: bool = True) -> list[str]:
+        """The names of those still in memory, by default after Python's own garbage is collected."""
+        if collect:
+            gc.collect()
         return sorted(self._there)
