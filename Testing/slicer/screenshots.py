@@ -48,7 +48,9 @@ def show_panel(panel: Any, path: Path, sections: tuple[str, ...]) -> None:
     for name, widget in vars(panel.ui).items():
         if name.endswith("Button") and hasattr(widget, "collapsed"):
             widget.collapsed = name not in sections
-    QApplication.processEvents()
+    panel.parent.setFixedWidth(WIDTH)
+    end = time.monotonic() + 0.5  # the overlap picture is made anew once the panel rests
+    wait(lambda: time.monotonic() > end)
     grab(panel.parent, path, WIDTH)
 
 
