@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import slicer
+from DeepRegistrationPanel.events import WheelGuard
 from DeepRegistrationPanel.panel import Panel
+from DeepRegistrationPanel.sample_data import register_sample_data as offer_sample_data
 from DeepRegistrationScene.logic import SceneLogic
 from DeepRegistrationScene.parameters import scene_parameters
 from slicer.i18n import tr as _
@@ -48,9 +50,7 @@ class DeepRegistration(ScriptedLoadableModule):
 
 def register_sample_data() -> None:
     """Offer the embedded example in the Sample Data module."""
-    from DeepRegistrationScene.sample_data import register_sample_data as register
-
-    register(Path(__file__).parent / "Resources" / "Icons", slicer.util.errorDisplay)
+    offer_sample_data(Path(__file__).parent / "Resources" / "Icons")
 
 
 class DeepRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -69,6 +69,7 @@ class DeepRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.layout.addWidget(widgets)
         self.ui = slicer.util.childWidgetVariables(widgets)
         widgets.setMRMLScene(slicer.mrmlScene)
+        self._wheel = WheelGuard(widgets)
         self.logic = DeepRegistrationLogic()
         self.panel = Panel(self.ui, self.logic)
         scene = slicer.mrmlScene
@@ -99,9 +100,13 @@ class DeepRegistrationWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onReload(self) -> Any:
         """For developers: the packages are read anew, too."""
+        entered = self._entered
         for name in [name for name in sys.modules if name.split(".")[0] in _PACKAGES]:
             del sys.modules[name]
-        return ScriptedLoadableModuleWidget.onReload(self)
+        module = ScriptedLoadableModuleWidget.onReload(self)
+        if entered:  # the new panel is looked at as the old one was, but Slicer does not say so
+            getattr(slicer.modules, f"{self.moduleName}Widget").enter()
+        return module
 
     def _open(self) -> None:
         self.panel.open(scene_parameters())

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from slicer.i18n import tr as _
+import slicer
 
 
 class Binding:
@@ -44,13 +44,13 @@ class NodeChoice(Binding):
 
 
 class Choice(Binding):
-    """A combo box of named choices."""
+    """A combo box of choices, by value, with what is read of each."""
 
     def __init__(self, panel: Any, widget: Any, name: str, titles: Mapping[str, str]) -> None:
         super().__init__(panel, widget, name)
         self.values = list(titles)
         for value, title in titles.items():
-            widget.addItem(_(title), value)
+            widget.addItem(title, value)
         widget.connect("currentIndexChanged(int)", self._chosen)
 
     def _chosen(self, index: int) -> None:
@@ -87,11 +87,20 @@ class Number(Binding):
 
 
 class FileChoice(Binding):
-    """A line for a file's path; empty stands for none."""
+    """A line for a file's path; empty stands for none.
+
+    The widget's own `currentPathChanged` tells only of names that exist and fit its filter, and never of an
+    empty line; so the line inside it is listened to: what it shows is what is used, or said to be of no use.
+    """
 
     def __init__(self, panel: Any, widget: Any, name: str) -> None:
         super().__init__(panel, widget, name)
-        widget.connect("currentPathChanged(QString)", self.store)
+        for line in slicer.util.findChildren(widget, className="QLineEdit"):
+            line.connect("textChanged(QString)", self._changed)
+
+    def _changed(self, text: str) -> None:
+        self.store(text.strip())
 
     def display(self, value: str) -> None:
-        self.widget.setCurrentPath(value or "")
+        if self.widget.currentPath.strip() != value:  # setting the same would put the cursor at the end
+            self.widget.setCurrentPath(value)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import qt
 import slicer
 from DeepRegistrationLib.errors import NotAvailableError, RegistrationError
 from DeepRegistrationScene.environment import (
@@ -17,6 +20,7 @@ from DeepRegistrationScene.environment import (
 from slicer.i18n import tr as _
 
 from .section import Section
+from .texts import breakable, show_text
 from .weights import weights_in_words
 
 
@@ -27,25 +31,31 @@ class EnvironmentSection(Section):
         state: what is known.
         weights: the trained weights that come with each method, in words, once the worker has read them.
         asking: whether the worker has been asked and has not answered yet.
+        installing: whether PyTorch is being installed, or the user asked whether to.
     """
 
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
         self.state: EnvironmentState = UNKNOWN
         self.weights: dict[str, list[str]] = {}
-        self.asking = False
+        self.asking = self.installing = False
         self._note = ""
         self.ui.installButton.connect("clicked(bool)", self._install)
         self.ui.checkButton.connect("clicked(bool)", self.ask)
-        self.ui.offlineText.setText(_(OFFLINE))
+        self.ui.offlineText.setText(breakable(OFFLINE))
 
     def update(self) -> None:
         ui, state = self.ui, self.state
-        lines = [_("Looking for PyTorch...")] if self.asking else [_(line) for line in state.lines]
-        ui.environmentText.setText("\n".join([*lines, *filter(None, [self._note])]))
+        lines = list(state.lines)
+        if self.installing:
+            lines = [_("PyTorch is being installed; this takes some minutes...")]
+        elif self.asking:
+            lines = [_("Looking for PyTorch...")]
+        show_text(ui.environmentText, "\n".join([*lines, *filter(None, [self._note])]))
         ui.installButton.setVisible(state.offer_install and not self.asking)
+        ui.installButton.setEnabled(not self.installing)
         ui.offlineText.setVisible(state.offer_install and not self.asking)
-        busy = self.asking or self.panel.run.task is not None
+        busy = self.asking or self.installing or self.panel.run.task is not None
         ui.checkButton.setEnabled(not busy)
         ui.checkButton.setToolTip(
             _("Wait until the computation process is free.")
@@ -55,8 +65,10 @@ class EnvironmentSection(Section):
 
     def problem(self) -> str | None:
         """A machine on which nothing can be computed; as long as nobody has looked, there is hope."""
+        if self.installing:
+            return _("PyTorch is being installed.")
         if self.state.ready is False:
-            return _(self.state.lines[0]) + " " + _("See Environment, at the bottom.")
+            return self.state.lines[0] + " " + _("See Environment, at the bottom.")
         return None
 
     def ask_once(self) -> None:
@@ -108,12 +120,28 @@ class EnvironmentSection(Section):
         self.panel.run.environment_answered()
 
     def _install(self) -> None:
-        with slicer.util.tryWithErrorDisplay(_("PyTorch could not be installed."), waitCursor=True):
-            try:
-                note = install_torch(lambda question: slicer.util.confirmYesNoDisplay(_(question)))
-            except NotAvailableError as error:
-                note = str(error)
-            self.panel.logic.close()  # a worker that has once failed to load torch would go on failing
-            self.ask()
-            self._note = note
-            self.panel.update()
+        """Once at a time: the installer lets the application process its events, more clicks among them."""
+        if self.installing:
+            return
+        self._note, self.installing = "", True
+        try:
+            self._note = install_torch(slicer.util.confirmYesNoDisplay, self._wait)
+        except NotAvailableError as error:
+            self._note = str(error)
+        finally:
+            self.installing = False
+        note = self._note
+        self.panel.logic.close()  # a worker that has once failed to load torch would go on failing
+        self.ask()
+        self._note = note
+        self.panel.update()
+
+    @contextmanager
+    def _wait(self) -> Iterator[None]:
+        """While the installation goes on."""
+        self.panel.update()
+        slicer.app.setOverrideCursor(qt.Qt.WaitCursor)
+        try:
+            yield
+        finally:
+            slicer.app.restoreOverrideCursor()

@@ -18,12 +18,17 @@ from slicer.i18n import tr as _
 from .binding import Choice, Tick
 from .section import Section
 
-COMPARISONS = {"none": "Nothing", "blend": "Blend", "checkerboard": "Checkerboard", "flicker": "Flicker"}
+COMPARISONS = {
+    "none": _("Nothing"),
+    "blend": _("Blend"),
+    "checkerboard": _("Checkerboard"),
+    "flicker": _("Flicker"),
+}
 _AMOUNTS = {
-    "blend": ("Opacity:", 0.0, 1.0, 0.01, 2, 0.5),
-    "checkerboard": ("Squares:", 2.0, 24.0, 1.0, 0, 9.0),
-    "flicker": ("Per second:", 0.5, 5.0, 0.5, 1, 2.0),
-    "jacobian": ("Opacity:", 0.0, 1.0, 0.01, 2, 0.55),
+    "blend": (_("Opacity:"), 0.0, 1.0, 0.01, 2, 0.5),
+    "checkerboard": (_("Squares:"), 2.0, 24.0, 1.0, 0, 9.0),
+    "flicker": (_("Per second:"), 0.5, 5.0, 0.5, 1, 2.0),
+    "jacobian": (_("Opacity:"), 0.0, 1.0, 0.01, 2, 0.55),
 }
 """Of the slider: what it sets, lowest, highest, step, decimals, where it starts."""
 
@@ -126,7 +131,7 @@ class InspectionSection(Section):
         if mode == self._slider or mode == "none":
             return
         title, low, high, step, decimals, _start = _AMOUNTS[mode]
-        self.ui.compareAmountLabel.setText(_(title))
+        self.ui.compareAmountLabel.setText(title)
         slider = self.ui.compareSlider
         slider.decimals = decimals
         slider.minimum, slider.maximum, slider.singleStep = low, high, step
@@ -187,10 +192,13 @@ class InspectionSection(Section):
     def _jacobian_ticked(self, on: bool) -> None:
         p = self.panel.parameters
         if on and self.panel.listening and p.forward is not None:
-            with slicer.util.tryWithErrorDisplay(
-                _("Growth and shrinkage could not be shown."), waitCursor=True
-            ):
-                self._jacobian()
+            message = _("Growth and shrinkage could not be shown.")
+            try:
+                with slicer.util.tryWithErrorDisplay(message, waitCursor=True):
+                    self._jacobian()
+            except Exception:  # has been shown, and is raised again for Python's console
+                p.jacobian_shown = False
+                raise
 
     def _jump_to_landmark(self) -> None:
         worst = worst_landmark(self.panel.quality() or {})

@@ -16,6 +16,7 @@ from slicer.i18n import tr as _
 from .binding import NodeChoice
 from .section import Section, Watch
 from .tables import cell, fill
+from .texts import show_text
 
 _DELAY_MS = 120
 """A point that is dragged moves a hundred times; it is looked at when it rests."""
@@ -75,8 +76,7 @@ class LandmarkSection(Section):
     def _show_pairs(self) -> None:
         rows, text = self._table()
         fill(self.ui.landmarkTable, rows)
-        self.ui.landmarkText.setText(text)
-        self.ui.landmarkText.setVisible(bool(text))
+        show_text(self.ui.landmarkText, text)
 
     def _table(self) -> tuple[list[tuple[Any, ...]], str]:
         """The rows of the table, and what there is to say below it."""

@@ -15,6 +15,7 @@ from slicer.i18n import tr as _
 
 from .section import Section, Watch
 from .tables import cell, fill, fill_list, ticked
+from .texts import show_text
 
 _NOT_SCALAR = ("vtkMRMLLabelMapVolumeNode", "vtkMRMLVectorVolumeNode", "vtkMRMLTensorVolumeNode")
 _SHOWN = (VOLUME, VERDICT, NUMBERS[0][0], NUMBERS[1][0])
@@ -54,8 +55,7 @@ class ManySection(Section):
     def say(self, text: str) -> None:
         """Where the volumes stand."""
         self._text = text
-        self.ui.manyText.setText(text)
-        self.ui.manyText.setVisible(bool(text))
+        show_text(self.ui.manyText, text)
 
     def run_ended(self) -> None:
         """Every volume is done, or given up."""
@@ -133,8 +133,7 @@ class ManySection(Section):
                 text = self.panel.memory.in_words(*many_request(self.panel.parameters))
             except InputError:  # nothing is ticked, or what is will be reported as failed
                 text = ""
-        self.ui.manyMemoryText.setText(text)
-        self.ui.manyMemoryText.setVisible(bool(text))
+        show_text(self.ui.manyMemoryText, text)
 
     def _show_table(self) -> None:
         rows = []

@@ -8,6 +8,7 @@ from DeepRegistrationLib.memory import Request
 from DeepRegistrationScene.memory_estimate import memory_in_words, pair_request, results_size, wanted_from
 
 from .section import Section
+from .texts import show_text
 
 
 class MemorySection(Section):
@@ -22,8 +23,7 @@ class MemorySection(Section):
                 text = self.in_words(request, results_size(request, wanted_from(parameters)))
             except InputError:  # said where the volumes are chosen
                 text = ""
-        self.ui.memoryText.setText(text)
-        self.ui.memoryText.setVisible(bool(text))
+        show_text(self.ui.memoryText, text)
 
     def in_words(self, request: Request, results: int) -> str:
         """What a run and its results, in bytes, need of the memory that is free now."""

@@ -9,11 +9,14 @@ from typing import Any
 from DeepRegistrationLib import catalogue
 from slicer.i18n import tr as _
 
+from .advice import advice
 from .binding import Choice, FileChoice, NodeChoice, Tick
+from .engine_words import in_words
 from .section import Section
+from .texts import breakable
 from .weights import shipped_weights
 
-DEVICES = {"auto": "Automatic", "cpu": "Processor", "cuda": "Graphics card (CUDA)"}
+DEVICES = {"auto": _("Automatic"), "cpu": _("Processor"), "cuda": _("Graphics card (CUDA)")}
 
 
 class MethodSection(Section):
@@ -33,6 +36,7 @@ class MethodSection(Section):
             FileChoice(panel, ui.weightsPath, "weights"),
             Tick(panel, ui.featuresCheck, "want_features"),
         ]
+        ui.adviceText.setText(advice())
         for combo, texts in (
             (ui.representationCombo, catalogue.REPRESENTATIONS),
             (ui.presetCombo, catalogue.PRESETS),
@@ -40,7 +44,7 @@ class MethodSection(Section):
             (ui.linearCombo, catalogue.LINEAR_STAGES),
         ):
             for index, text in enumerate(texts.values()):
-                combo.setItemData(index, _(text.description), TOOLTIP_ROLE)
+                combo.setItemData(index, in_words(text.description), TOOLTIP_ROLE)
 
     def update(self) -> None:
         super().update()
@@ -48,9 +52,9 @@ class MethodSection(Section):
         method = catalogue.METHODS.get(parameters.method)
         if method is not None:
             told = (
-                escape(_(method.description), quote=False),
-                f"<b>{_('Guarantee:')}</b> {escape(_(method.guarantee), quote=False)}",
-                escape(self._weights(parameters.method), quote=False),
+                escape(in_words(method.description), quote=False),
+                f"<b>{_('Guarantee:')}</b> {escape(in_words(method.guarantee), quote=False)}",
+                escape(breakable(self._weights(parameters.method)), quote=False),
             )
             ui.methodText.setText("".join(f'<p style="margin: 0 0 5px 0">{text}</p>' for text in told))
             ui.methodCombo.setToolTip(method.publication)
@@ -79,11 +83,11 @@ class MethodSection(Section):
 
 
 def _titles(texts: dict[str, Any]) -> dict[str, str]:
-    return {name: text.title for name, text in texts.items()}
+    return {name: in_words(text.title) for name, text in texts.items()}
 
 
 def _described(texts: dict[str, catalogue.ChoiceText], name: str) -> str:
-    return _(texts[name].description) if name in texts else ""
+    return in_words(texts[name].description) if name in texts else ""
 
 
 TOOLTIP_ROLE = 3

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import slicer
-from DeepRegistrationLib.errors import RegistrationError
 from DeepRegistrationScene.apply_others import why_not
 from DeepRegistrationScene.choices import Choices
 from DeepRegistrationScene.results import RegistrationNodes
 from slicer.i18n import tr as _
 
-from .section import Section
+from .section import Section, failures_told
 from .tables import fill_list, ticked
+from .texts import show_text
 
 _KINDS = (
     "vtkMRMLSegmentationNode",
@@ -96,12 +96,13 @@ class OthersSection(Section):
         registration = RegistrationNodes(
             forward=p.forward, inverse=p.inverse, choices=Choices(p.fixed, p.moving)
         )
-        with slicer.util.tryWithErrorDisplay(_("Nothing was carried along."), waitCursor=True):
-            try:
+        nothing = _("Nothing was carried along.")
+        text, refused = nothing, []
+        try:
+            with failures_told(nothing, refused.append, wait_cursor=True):
                 carried = self.panel.logic.applyToOthers(registration, nodes, inverse=self._backwards())
                 text = _("Made {names}.").format(names=", ".join(item.node.GetName() for item in carried))
-            except RegistrationError as error:
-                text = str(error)
-            self.ui.othersText.setText(text)
-        fill_list(self.ui.othersList, [])
-        self._refill()
+                fill_list(self.ui.othersList, [])  # nothing is ticked any more
+        finally:
+            show_text(self.ui.othersText, str(refused[0]) if refused else text)
+            self._refill()

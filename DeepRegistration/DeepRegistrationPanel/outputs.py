@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from .binding import NodeChoice, Number, Tick
 from .section import Section
+from .texts import show_text
 
 OUTPUTS = ("forward", "inverse", "warped", "jacobian")
 _LARGE = 1 << 30
@@ -34,9 +35,7 @@ class OutputSection(Section):
         super().update()
         for check, selector in self._rows.values():
             selector.setEnabled(check.checked)
-        text = self._sizes()
-        self.ui.outputSizeText.setText(text)
-        self.ui.outputSizeText.setVisible(bool(text))
+        show_text(self.ui.outputSizeText, self._sizes())
 
     def _sizes(self) -> str:
         """How large the transforms' files will be."""

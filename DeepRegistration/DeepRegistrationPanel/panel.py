@@ -15,7 +15,6 @@ import vtk
 from DeepRegistrationLib.errors import InputError
 from DeepRegistrationScene.choices import Choices, Outputs, check, choices_from
 from slicer.i18n import tr as _
-from slicer.util import VTKObservationMixin
 
 from .environment import EnvironmentSection
 from .inspection import InspectionSection
@@ -23,6 +22,7 @@ from .landmarks import LandmarkSection
 from .many import ManySection
 from .memory import MemorySection
 from .method import MethodSection
+from .observers import Observers
 from .others import OthersSection
 from .outputs import OutputSection
 from .refine import RefineSection
@@ -35,18 +35,19 @@ from .volumes import VolumeSection
 POLL_MS = 30
 
 
-class Panel(VTKObservationMixin):
+class Panel:
     """Binds the widgets of the .ui file to a parameter node and a logic.
 
     Attributes:
         ui: the widgets by name.
         logic: does the work.
         parameters: of the scene as it is now; None between scenes.
+        observers: what the panel and its parts hear of the scene by.
         listening: whether a changed widget means that the user changed it.
     """
 
     def __init__(self, ui: Any, logic: Any) -> None:
-        VTKObservationMixin.__init__(self)
+        self.observers = Observers()
         self.ui, self.logic, self.parameters = ui, logic, None
         self._showing = self._polling = False
         self._leaving = 0  # nodes that are on their way out of the scene
@@ -72,9 +73,9 @@ class Panel(VTKObservationMixin):
         self.environment = EnvironmentSection(self)
         scene = slicer.mrmlScene
         # before the selectors, which then choose a neighbour of the removed node that nobody chose
-        self.addObserver(scene, scene.NodeAboutToBeRemovedEvent, self._node_leaves, priority=1000.0)
-        self.addObserver(scene, scene.NodeRemovedEvent, self._node_left, priority=-1000.0)
-        self.addObserver(scene, scene.NodeAddedEvent, self._node_came)
+        self.observers.add(scene, scene.NodeAboutToBeRemovedEvent, self._node_leaves, priority=1000.0)
+        self.observers.add(scene, scene.NodeRemovedEvent, self._node_left, priority=-1000.0)
+        self.observers.add(scene, scene.NodeAddedEvent, self._node_came)
 
     @property
     def sections(self) -> tuple[Section, ...]:
@@ -110,7 +111,7 @@ class Panel(VTKObservationMixin):
                 return
             self.close()
         self.parameters, self._leaving = parameters, 0
-        self.addObserver(parameters.node, vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
+        self.observers.add(parameters.node, vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
         self.update()
 
     def close(self) -> None:
@@ -119,7 +120,7 @@ class Panel(VTKObservationMixin):
             return
         for section in self.sections:
             section.close()
-        self.removeObserver(self.parameters.node, vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
+        self.observers.remove(self.parameters.node, vtk.vtkCommand.ModifiedEvent, self._parameters_changed)
         self.parameters = None
 
     def shut_down(self) -> None:
@@ -127,7 +128,7 @@ class Panel(VTKObservationMixin):
         self.timer.stop()
         self._later.stop()
         self.close()
-        self.removeObservers()
+        self.observers.clear()
 
     def _parameters_changed(self, caller: Any = None, event: Any = None) -> None:
         if self.parameters is None or slicer.mrmlScene.IsBatchProcessing():

@@ -10,8 +10,13 @@ import vtk
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 
-def pixmap(picture: np.ndarray, width: int | None = None) -> Any:
-    """A Qt pixmap of a picture (height, width, 3) uint8, its first row on top; at most `width` wide."""
+def pixmap(picture: np.ndarray, ratio: float = 1.0) -> Any:
+    """A Qt pixmap of a picture (height, width, 3) uint8, its first row on top.
+
+    Args:
+        picture: as many pixels as the screen is to show.
+        ratio: pixels of the screen per unit of length in the window: 2 where letters are twice as fine.
+    """
     height, columns, _ = picture.shape
     image = vtk.vtkImageData()
     image.SetDimensions(columns, height, 1)
@@ -23,6 +28,5 @@ def pixmap(picture: np.ndarray, width: int | None = None) -> Any:
     writer.Write()
     result = qt.QPixmap()
     result.loadFromData(qt.QByteArray(vtk_to_numpy(writer.GetResult()).tobytes()))
-    if width is not None and width < result.width():
-        return result.scaledToWidth(width, qt.Qt.SmoothTransformation)
+    result.setDevicePixelRatio(ratio)
     return result

@@ -7,17 +7,19 @@ from typing import Any
 
 from DeepRegistrationScene.quality_table import table_rows
 from DeepRegistrationScene.verdict import BAD, GOOD, LOOK, verdict
+from DeepRegistrationScene.verdict_level import verdict_line
 from slicer.i18n import tr as _
 
 from .section import Section
 from .tables import fill
+from .texts import breakable
 
 MARKS = {GOOD: ("#2e8b57", "✓"), LOOK: ("#c77700", "!"), BAD: ("#c0392b", "✗")}
 """Colour and sign of each level of finding."""
 
 
 class ResultSection(Section):
-    """Verdict and table."""
+    """The verdict in a line, what it rests on, and the table."""
 
     def __init__(self, panel: Any) -> None:
         super().__init__(panel)
@@ -38,7 +40,11 @@ class ResultSection(Section):
             ui.verdictText.setText(_("There are no numbers for this transform."))
             fill(ui.qualityTable, [])
         else:
-            ui.verdictText.setText("<br>".join(_marked(s.level, s.text) for s in verdict(quality)))
+            findings = verdict(quality)
+            first = verdict_line(quality, findings)
+            lines = [f"<b>{_marked(first.level, first.text)}</b>"]
+            lines += [_marked(finding.level, finding.text) for finding in findings]
+            ui.verdictText.setText("<br>".join(lines))
             fill(ui.qualityTable, [tuple(row) for row in table_rows(quality)])
 
     def reveal(self) -> None:
@@ -51,4 +57,4 @@ class ResultSection(Section):
 
 def _marked(level: str, text: str) -> str:
     colour, sign = MARKS[level]
-    return f'<span style="color:{colour}"><b>{sign}</b></span> {escape(text)}'
+    return f'<span style="color:{colour}"><b>{sign}</b></span> {escape(breakable(text))}'

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import slicer
 from DeepRegistrationLib.errors import Cancelled, RegistrationError
 from DeepRegistrationScene.many import ManyProgress
 from slicer.i18n import tr as _
 
+from .engine_words import stage_in_words
 from .many import many_in_words
-from .section import Section
+from .section import Section, failures_told
+from .texts import show_text
 
 
 class RunSection(Section):
@@ -67,8 +68,9 @@ class RunSection(Section):
             "many": logic.registerManyFromParameters,
         }[task]
         self.panel.start_clock()
-        with slicer.util.tryWithErrorDisplay(_("The registration could not be started.")):
-            try:
+        not_started = _("The registration could not be started.")
+        try:
+            with failures_told(not_started, self._failed):
                 begin(
                     self.panel.parameters,
                     wait=False,
@@ -79,14 +81,13 @@ class RunSection(Section):
                 )
                 if task != "many":
                     self.panel.refine.run_started()
-                return
-            except RegistrationError as error:
-                self._failed(error)
-                return
-            finally:
-                if not logic.isRunning():
-                    self.task = None
-        self._over(_("The registration could not be started."))
+        except Exception as error:  # has been shown, and is raised again for Python's console
+            self.log(repr(error))
+            self._over(not_started)
+            raise
+        finally:
+            if not logic.isRunning():
+                self.task = None
 
     def environment_answered(self) -> None:
         """The worker has become free."""
@@ -129,7 +130,7 @@ class RunSection(Section):
         if (name, event.stage) != self._step:
             self._step = name, event.stage
             self.log(f"{time.monotonic() - self._started:6.1f} s  {', '.join(filter(None, self._step))}")
-        text = ", ".join(filter(None, (name, _(event.stage))))
+        text = ", ".join(filter(None, (name, stage_in_words(event.stage))))
         if event.seconds_left is not None:
             text += ", " + _("about {seconds} s left").format(seconds=max(1, round(event.seconds_left)))
         self._say(text)
@@ -156,7 +157,6 @@ class RunSection(Section):
 
     def _say(self, text: str) -> None:
         self._text = text
-        self.ui.runText.setText(text)
-        self.ui.runText.setVisible(bool(text))
+        show_text(self.ui.runText, text)
         if self.task == "many":
             self.panel.many.say(text)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import qt
+import slicer
+from DeepRegistrationLib.errors import RegistrationError
 
 from .binding import Binding
 
@@ -37,11 +40,27 @@ class Section:
         """Let go of everything that outlives the widgets; called between scenes too."""
 
 
+@contextmanager
+def failures_told(
+    message: str, tell: Callable[[RegistrationError], object], wait_cursor: bool = False
+) -> Iterator[None]:
+    """Around work that may fail: what has a sentence of its own is told by `tell`, and is over with that.
+
+    Anything else is shown in a message box, headed `message`, and raised again for Python's console: whoever
+    has to clear up does so in a `finally` or `except`, for nothing after the block is reached.
+    """
+    with slicer.util.tryWithErrorDisplay(message, waitCursor=wait_cursor):
+        try:
+            yield
+        except RegistrationError as error:
+            tell(error)
+
+
 class Watch:
     """Hears of changes of some nodes, which may be others tomorrow; answers once they rest.
 
     Args:
-        panel: keeps the VTK observers.
+        panel: keeps the observers.
         answer: called without arguments, `delay_ms` after the last of a burst of changes.
     """
 
@@ -58,18 +77,22 @@ class Watch:
         wanted = [(node, event) for node, event in wanted if node is not None]
         for entry in self._observed:
             if entry not in wanted:
-                self._panel.removeObserver(*entry, self._changed)
+                self._panel.observers.remove(*entry, self._changed)
         for entry in wanted:
             if entry not in self._observed:
-                self._panel.addObserver(*entry, self._changed)
+                self._panel.observers.add(*entry, self._changed)
         self._observed = wanted
 
     def stop(self) -> None:
         self._timer.stop()
         self.follow([])
 
-    def _changed(self, caller: Any = None, event: Any = None) -> None:
+    def touch(self) -> None:
+        """As if something that is followed had changed."""
         self._timer.start()
+
+    def _changed(self, caller: Any = None, event: Any = None) -> None:
+        self.touch()
 
     def _rested(self) -> None:
         if self._panel.parameters is not None:

@@ -13,6 +13,7 @@ from slicer.i18n import tr as _
 from .binding import NodeChoice
 from .section import Section
 from .tables import fill_list, ticked
+from .texts import show_text
 
 Entry = tuple[str, tuple[str, ...]]
 """What is read of a segment, and its identifier in each segmentation."""
@@ -85,8 +86,7 @@ class StructureSection(Section):
     def update(self) -> None:
         super().update()
         text = self._show_structures()
-        self.ui.segmentText.setText(self._problem or text)
-        self.ui.segmentText.setVisible(bool(self._problem or text))
+        show_text(self.ui.segmentText, self._problem or text)
         for name, segments in self._masks.items():
             node = getattr(self.panel.parameters, name)
             entries = _segments(node) if is_segmentation(node) else []

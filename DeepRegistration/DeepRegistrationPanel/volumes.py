@@ -11,12 +11,16 @@ from DeepRegistrationScene.overlap import overlap
 from slicer.i18n import tr as _
 
 from .binding import NodeChoice
+from .events import ResizeWatch
 from .pictures import pixmap
 from .section import Section, Watch
+from .texts import show_text
 
 _DELAY_MS = 150
-_NARROWEST, _MARGINS = 280, 20
-"""Pixels: of the picture, and beside it."""
+_NARROWEST, _WIDEST, _MARGINS = 280, 432, 20
+"""Of the picture, and beside it, in units of the window."""
+_PANELS = 3
+"""In the picture, side by side."""
 
 
 class VolumeSection(Section):
@@ -29,6 +33,7 @@ class VolumeSection(Section):
             NodeChoice(panel, self.ui.movingSelector, "moving"),
         ]
         self._watch = Watch(panel, self._settle, _DELAY_MS)
+        self._resizes = ResizeWatch(self.ui.volumesButton, self._watch.touch)
         self._shown: tuple[Any, ...] | None = None
         self._unusable: str | None = None
 
@@ -46,9 +51,10 @@ class VolumeSection(Section):
                 )
             ]
         )
-        key = tuple(_state(volume) for volume in volumes)
+        size = self._size()
+        key = (*(_state(volume) for volume in volumes), size)
         if key != self._shown:
-            self._show(volumes)
+            self._show(volumes, *size)
             self._shown = key
 
     def problem(self) -> str | None:
@@ -67,12 +73,17 @@ class VolumeSection(Section):
     def _settle(self) -> None:
         self.panel.update()
 
-    def _show(self, volumes: tuple[Any, Any]) -> None:
-        found = overlap(*volumes, self.panel.results())
+    def _size(self) -> tuple[int, float]:
+        """Screen pixels along each side of a panel of the picture, and those per unit of the window."""
+        width = self.ui.volumesButton.width - _MARGINS
+        ratio = self.ui.overlapPicture.devicePixelRatioF()
+        return round(min(_WIDEST, max(_NARROWEST, width)) * ratio / _PANELS), ratio
+
+    def _show(self, volumes: tuple[Any, Any], side: int, ratio: float) -> None:
+        found = overlap(*volumes, self.panel.results(), side)
         self._unusable = None if found.usable or None in volumes else found.warnings[0]
         picture, ui = found.picture, self.ui
-        room = max(_NARROWEST, ui.volumesButton.width - _MARGINS)
-        ui.overlapPicture.setPixmap(qt.QPixmap() if picture is None else pixmap(picture, room))
+        ui.overlapPicture.setPixmap(qt.QPixmap() if picture is None else pixmap(picture, ratio))
         ui.overlapPicture.setVisible(picture is not None)
         ui.overlapLegend.setVisible(picture is not None)
         lines = list(found.warnings)
@@ -80,8 +91,7 @@ class VolumeSection(Section):
             lines = [
                 _("{share} % of the smaller volume lies in the other.").format(share=round(100 * found.share))
             ]
-        ui.volumesText.setText("\n".join(lines))
-        ui.volumesText.setVisible(bool(lines))
+        show_text(ui.volumesText, "\n".join(lines))
 
 
 def _state(volume: Any) -> tuple[Any, ...] | None:

@@ -65,8 +65,7 @@ class Changes:
         """Nodes of this class that somebody adds on the way do not stay either."""
 
         def present() -> dict[str, Node]:
-            found = self.scene.GetNodesByClass(class_name)
-            return {node.GetID(): node for node in found}
+            return {node.GetID(): node for node in nodes_of_class(self.scene, class_name)}
 
         before = present()
 
@@ -80,6 +79,10 @@ class Changes:
     def on_failure(self, undo: Callable[[], object]) -> None:
         """Something to do, latest first, if the whole does not succeed."""
         self._undo.append(undo)
+
+    def keep_all(self) -> None:
+        """There is no way back any more; nothing is held for it either."""
+        self._undo.clear()
 
     def take_back(self) -> None:
         while self._undo:
@@ -95,6 +98,7 @@ def changes(scene: Node | None = None) -> Iterator[Changes]:
     except BaseException:
         done.take_back()
         raise
+    done.keep_all()
 
 
 @contextmanager
@@ -105,6 +109,13 @@ def node_modified_once(node: Node) -> Iterator[None]:
         yield
     finally:
         node.EndModify(state)
+
+
+def nodes_of_class(scene: Node, class_name: str) -> list[Node]:
+    """Every node of a class, in the scene's order."""
+    found = scene.GetNodesByClass(class_name)
+    found.UnRegister(None)  # it was made for the caller, and the wrapper holds it once more
+    return list(found)
 
 
 def remove_node(scene: Node, node: Node) -> None:

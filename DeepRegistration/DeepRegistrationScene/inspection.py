@@ -13,7 +13,7 @@ import slicer
 from DeepRegistrationLib.errors import InputError
 from DeepRegistrationLib.frame import Frame
 
-from .changes import changes
+from .changes import changes, nodes_of_class
 from .geometry import Node, frame_of_volume
 from .resampling import resampled_as_seen
 from .volumes import fill_volume, image_data, scalars
@@ -219,8 +219,7 @@ class Inspection:
                 raise InputError("There is no image to compare with; register first.")
 
     def _views(self) -> list[Node]:
-        nodes = self.scene.GetNodesByClass("vtkMRMLSliceCompositeNode")
-        return [nodes.GetItemAsObject(k) for k in range(nodes.GetNumberOfItems())]
+        return nodes_of_class(self.scene, "vtkMRMLSliceCompositeNode")
 
     def _known(self, node_id: str | None) -> Node | None:
         return self.scene.GetNodeByID(node_id) if node_id else None

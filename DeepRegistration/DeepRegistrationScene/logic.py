@@ -11,10 +11,11 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import slicer
+import vtk
 from DeepRegistrationLib.errors import InputError, OutputError, RegistrationError
 from DeepRegistrationLib.frame import Frame
 from DeepRegistrationLib.worker.client import Progress, WorkerClient
@@ -48,28 +49,10 @@ from .results import (
 )
 from .runs import Callbacks, Landing, Run, Runner, Work
 from .stamps import Stamp, choices_stamps, map_stamp
+from .standing import Standing
 
 _PAUSE = 0.01
 """Seconds between looks at the worker while a call waits."""
-
-
-@dataclass(frozen=True)
-class _Standing:
-    """What the worker can be asked to refine.
-
-    Attributes:
-        session: the worker's name for it.
-        nodes: the result.
-        frames: of the fixed and the moving image.
-        stamps: of the images, labels and masks it was computed from.
-        map: stamp of the forward transform.
-    """
-
-    session: str
-    nodes: RegistrationNodes
-    frames: dict[str, Frame]
-    stamps: dict[str, Stamp]
-    map: Stamp
 
 
 class SceneLogic(ManyLogic):
@@ -85,7 +68,7 @@ class SceneLogic(ManyLogic):
     def __init__(self, client: WorkerClient | None = None) -> None:
         super().__init__()
         self.runner = Runner(client or WorkerClient())
-        self._standing: _Standing | None = None
+        self._standing: Standing | None = None
         self._observed: tuple[weakref.ref[Node], list[int]] | None = None
         self._observe()
 
@@ -343,6 +326,20 @@ class SceneLogic(ManyLogic):
             return quality_from(parameters_of(source))
         return stored_quality(source)
 
+    def sampleData(self) -> dict[str, Node]:
+        """Make the two heads of the Sample Data module's button, which takes some seconds.
+
+        Returns:
+            Nodes by name: ``fixed`` and ``moving`` volumes, ``fixed_landmarks`` and ``moving_landmarks``
+            point lists, ``fixed_labels`` and ``moving_labels`` segmentations.
+
+        Raises:
+            NotAvailableError: they could not be made.
+        """
+        from .sample_data import sample_pair  # brings SimpleITK, which nothing else here needs
+
+        return sample_pair()
+
     # How it is done
 
     def _register(
@@ -403,24 +400,15 @@ class SceneLogic(ManyLogic):
             listed = parameters if parameters is not None and scene.IsNodePresent(parameters.node) else None
             nodes = place(prepared, listed, scene, warm)
             if stands:
-                self._standing = _Standing(result["session"], nodes, frames, stamps, map_stamp(nodes.forward))
+                self._standing = Standing(result["session"], nodes, frames, stamps, map_stamp(nodes.forward))
             return nodes
 
         return land
 
-    def _warm(self, choices: Choices) -> _Standing | None:
+    def _warm(self, choices: Choices) -> Standing | None:
         """What the worker has of this very registration, unless anything has been changed since."""
         standing = self._standing
-        if standing is None:
-            return None
-        before, forward = standing.nodes.choices, choices.outputs.forward
-        same = (
-            _comparable(choices) == _comparable(before)
-            and (None if isinstance(forward, bool) else forward) is standing.nodes.forward
-            and map_stamp(standing.nodes.forward) == standing.map
-            and choices_stamps(choices)["images"] == standing.stamps["images"]
-        )
-        return standing if same else None
+        return standing if standing is not None and standing.serves(choices) else None
 
     def _problem(self, look: Callable[[], None]) -> str | None:
         try:
@@ -450,7 +438,7 @@ class SceneLogic(ManyLogic):
     # The scene
 
     def _observe(self) -> None:
-        """Hear of the scene being closed or read; of another scene where there is one now."""
+        """Hear of the scene being closed or read, and of nodes that go; or else of the scene there is now."""
         scene = getattr(slicer, "mrmlScene", None)
         if scene is None or (self._observed is not None and self._observed[0]() is scene):
             return
@@ -458,6 +446,7 @@ class SceneLogic(ManyLogic):
         tags = [
             scene.AddObserver(scene.StartCloseEvent, _scene_closes),
             scene.AddObserver(scene.EndImportEvent, _scene_was_read),
+            scene.AddObserver(scene.NodeRemovedEvent, _node_was_removed),
         ]
         self._observed = weakref.ref(scene), tags
         _LOGICS.add(self)
@@ -482,6 +471,13 @@ def _scene_closes(scene: Node, event: str) -> None:
             logic.runner.drop("The scene was closed, so the registration was stopped.")
 
 
+@vtk.calldata_type(vtk.VTK_OBJECT)
+def _node_was_removed(scene: Node, event: str, node: Node) -> None:
+    for logic in list(_LOGICS):
+        if logic._standing is not None and logic._observed is not None and logic._observed[0]() is scene:
+            logic._standing = logic._standing.without(node)
+
+
 def _scene_was_read(scene: Node, event: str) -> None:
     settle_transforms(scene)
 
@@ -492,9 +488,3 @@ def _asked(task: str) -> Work:
         return result
 
     return Work(task, land)
-
-
-def _comparable(choices: Choices) -> tuple[Any, ...]:
-    """What a session depends on; the linear stage and the start are behind it."""
-    options = {name: value for name, value in choices.options.items() if name != "linear"}
-    return choices.fixed, choices.moving, options, choices.outputs.features

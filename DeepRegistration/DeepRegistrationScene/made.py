@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import slicer
 
+from .changes import nodes_of_class
 from .geometry import Node
 
 MADE = "DeepRegistration.Many"
@@ -27,7 +28,7 @@ def mark(node: Node, output: str, fixed: Node, moving: Node) -> None:
 def made_nodes() -> Iterator[Node]:
     """Every node of the scene with such marks."""
     for name in _CLASSES:
-        for node in slicer.mrmlScene.GetNodesByClass(name):
+        for node in nodes_of_class(slicer.mrmlScene, name):
             if node.GetAttribute(MADE):
                 yield node
 

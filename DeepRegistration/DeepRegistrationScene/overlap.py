@@ -21,8 +21,8 @@ SMALL_SHARE = 0.3
 SIZE_RATIO, SPACING_RATIO = 20.0, 6.0
 """Volumes of the boxes, and voxel sizes, that differ more get a warning."""
 
-_PANEL = 144
-"""Pixels along each side of each of the three panels."""
+PANEL = 144
+"""Pixels along each side of each of the three panels, unless somebody says otherwise."""
 _SAMPLES = 48
 """Samples along each side of the space that both images lie in."""
 _PLANES = ((0, 1, "axial"), (0, 2, "coronal"), (1, 2, "sagittal"))
@@ -47,12 +47,15 @@ class Overlap:
     picture: np.ndarray | None
 
 
-def overlap(fixed: Node | None, moving: Node | None, results: tuple[Node, ...] = ()) -> Overlap:
+def overlap(
+    fixed: Node | None, moving: Node | None, results: tuple[Node, ...] = (), side: int = PANEL
+) -> Overlap:
     """Measure and draw how two volume nodes lie to each other; never raises for what a user can choose.
 
     Args:
         fixed, moving: the volume nodes that were chosen, or None.
         results: transform nodes of an earlier run, at which the world is taken to begin.
+        side: pixels along each side of each of the picture's three panels.
     """
     chosen = [node for node in (fixed, moving) if node is not None]
     problems, frames = [], []
@@ -77,7 +80,7 @@ def overlap(fixed: Node | None, moving: Node | None, results: tuple[Node, ...] =
     colours = [
         colour for node, colour in ((fixed, FIXED_COLOUR), (moving, MOVING_COLOUR)) if node is not None
     ]
-    return Overlap(share, tuple(warnings), len(chosen) == 2, _picture(chosen, frames, colours))
+    return Overlap(share, tuple(warnings), len(chosen) == 2, _picture(chosen, frames, colours, side))
 
 
 def _own_warnings(node: Node, frame: Frame) -> list[str]:
@@ -133,25 +136,27 @@ def _share(a: Frame, b: Frame) -> float:
     return float((np.abs(points @ matrix[:3, :3].T + matrix[:3, 3]) <= 1 + 1e-9).all(1).mean())
 
 
-def _picture(nodes: list[Node], frames: list[Frame], colours: list[tuple[float, float, float]]) -> np.ndarray:
+def _picture(
+    nodes: list[Node], frames: list[Frame], colours: list[tuple[float, float, float]], pixels: int
+) -> np.ndarray:
     """Three panels side by side: brightest values along the line of sight, and the boxes' edges."""
     corners = [frame.corners() @ FLIP[:3, :3] for frame in frames]
     low, high = (f(np.concatenate(corners), 0) for f in (np.min, np.max))
     middle, side = (low + high) / 2, float((high - low).max()) * 1.04
-    panels = [np.full((_PANEL, _PANEL, 3), 0.05) for _ in _PLANES]
+    panels = [np.full((pixels, pixels, 3), 0.05) for _ in _PLANES]
     for node, frame, colour, box in zip(nodes, frames, colours, corners, strict=True):
         values = _coarse(node, frame, middle, side)
         for panel, (across, up, _) in zip(panels, _PLANES, strict=True):
             seen = values.max(axis=({0, 1, 2} - {across, up}).pop())
             seen = np.flip(seen.T, (0, 1))  # up is up, and the right (and the front) on the left
-            panel += _enlarged(seen)[..., None] * np.array(colour) * 0.8
+            panel += _enlarged(seen, pixels)[..., None] * np.array(colour) * 0.8
             _draw_box(panel, ((box - middle) / side)[:, [across, up]], colour)
     return (np.clip(np.concatenate(panels, 1), 0, 1) * 255).astype(np.uint8)
 
 
-def _enlarged(picture: np.ndarray) -> np.ndarray:
-    """A picture (`_SAMPLES`, `_SAMPLES`) interpolated to (`_PANEL`, `_PANEL`)."""
-    place = np.clip((np.arange(_PANEL) + 0.5) * _SAMPLES / _PANEL - 0.5, 0, _SAMPLES - 1)
+def _enlarged(picture: np.ndarray, pixels: int) -> np.ndarray:
+    """A picture (`_SAMPLES`, `_SAMPLES`) interpolated to (`pixels`, `pixels`)."""
+    place = np.clip((np.arange(pixels) + 0.5) * _SAMPLES / pixels - 0.5, 0, _SAMPLES - 1)
     low = np.minimum(place.astype(int), _SAMPLES - 2)
     share = place - low
     for _ in range(2):
@@ -184,11 +189,11 @@ def _coarse(node: Node, frame: Frame, middle: np.ndarray, side: float) -> np.nda
 
 def _draw_box(panel: np.ndarray, corners: np.ndarray, colour: tuple[float, float, float]) -> None:
     """The twelve edges of a box whose corners (8, 2) differ in one bit of their number; -0.5 to 0.5."""
-    pixels = (0.5 - corners) * (_PANEL - 1)  # both axes grow to the left and upwards
+    pixels = (0.5 - corners) * (len(panel) - 1)  # both axes grow to the left and upwards
     for first in range(8):
         for bit in (1, 2, 4):
             if not first & bit:
                 start, end = pixels[first], pixels[first | bit]
-                line = start + np.linspace(0, 1, 2 * _PANEL)[:, None] * (end - start)
-                column, row = np.clip(np.rint(line), 0, _PANEL - 1).astype(int).T
+                line = start + np.linspace(0, 1, 2 * len(panel))[:, None] * (end - start)
+                column, row = np.clip(np.rint(line), 0, len(panel) - 1).astype(int).T
                 panel[row, column] = colour

@@ -11,7 +11,7 @@ import numpy as np
 from DeepRegistrationLib.errors import OutputError
 from DeepRegistrationLib.frame import Frame
 
-from .changes import Changes, changes
+from .changes import Changes, changes, nodes_of_class
 from .choices import Choices
 from .feature_pictures import FeatureColours
 from .geometry import Node
@@ -207,7 +207,7 @@ def quality_from(parameters: Parameters) -> dict[str, Any] | None:
 
 def settle_transforms(scene: Node) -> None:
     """Let this module's grid transforms be read as they were made: files come back as cubic."""
-    for node in scene.GetNodesByClass("vtkMRMLTransformNode"):
+    for node in nodes_of_class(scene, "vtkMRMLTransformNode"):
         if node.GetAttribute(DIRECTION):
             grid = node.GetTransformFromParentAs("vtkOrientedGridTransform", False, True)
             if grid is not None:

@@ -6,77 +6,42 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import slicer
 import vtk
 from DeepRegistrationLib.demo.label_names import LABEL_NAMES
-from DeepRegistrationLib.errors import NotAvailableError, OutputError, RegistrationError
+from DeepRegistrationLib.errors import NotAvailableError, OutputError
 from DeepRegistrationLib.frame import Frame
 from DeepRegistrationLib.landmark_files import read_points
-from DeepRegistrationLib.worker.process import python_executable
+from DeepRegistrationLib.worker.process import cause_of_death, python_executable
 
 from .changes import Changes, changes
 from .geometry import FLIP, Node, to_vtk
 from .volumes import fill_volume, image_data
 
-CATEGORY = "DeepRegistration"
-SAMPLE = "DeepRegistrationHeads"
 SIDES = {"fixed": "Head fixed", "moving": "Head moving"}
 
 _ENGINE = Path(__file__).resolve().parents[1]
 _PATIENCE = 300.0
 """Seconds after which the making of the pair is given up; it takes about three."""
+_PAUSE = 0.03
+"""Seconds between two looks at whether it is made."""
 
 
-def register_sample_data(icons: Path, tell: Callable[[str], Any] | None = None) -> bool:
-    """Add the pair to Slicer's Sample Data module, once. To be called when the application has started.
-
-    Args:
-        icons: folder with the thumbnail, `SAMPLE`.png.
-        tell: shows a sentence when the pair cannot be made; without it the error is raised.
-
-    Returns:
-        Whether there is a Sample Data module.
-    """
-    try:
-        import SampleData
-    except ImportError:
-        return False
-
-    def load(source: Any) -> list[Node]:
-        try:
-            return list(sample_pair().values())
-        except RegistrationError as error:
-            if tell is None:
-                raise
-            tell(str(error))
-            return []
-
-    known = SampleData.SampleDataLogic.sampleDataSourcesByCategory(CATEGORY)
-    if not any(source.sampleName == SAMPLE for source in known):
-        # lists that are empty but of one length: nothing is downloaded
-        SampleData.SampleDataLogic.registerCustomSampleDataSource(
-            category=CATEGORY,
-            sampleName=SAMPLE,
-            uris=[],
-            fileNames=[],
-            thumbnailFileName=str(icons / f"{SAMPLE}.png"),
-            customDownloader=load,
-        )
-    return True
-
-
-def sample_pair(python: str | None = None, scene: Node | None = None) -> dict[str, Node]:
+def sample_pair(
+    python: str | None = None, scene: Node | None = None, alive: Callable[[], object] | None = None
+) -> dict[str, Node]:
     """Make the pair in a process of its own and put it into the scene; takes some seconds.
 
     Args:
         python: the interpreter, which needs torch; the worker's by default.
         scene: where to add; `slicer.mrmlScene` by default.
+        alive: called every so often while the process works, so that windows can be drawn.
 
     Returns:
         Nodes by name: ``fixed`` and ``moving`` volumes, ``fixed_landmarks`` and ``moving_landmarks`` point
@@ -87,33 +52,58 @@ def sample_pair(python: str | None = None, scene: Node | None = None) -> dict[st
         OutputError: the scene refused a node; nothing is left behind then.
     """
     with tempfile.TemporaryDirectory(prefix="deepregistration-sample-") as folder:
-        _make(Path(folder), python or python_executable())
+        _make(Path(folder), python or python_executable(), alive)
         with changes(scene) as change:
             return _load(Path(folder), change)
 
 
-def _make(folder: Path, python: str) -> None:
+def _make(folder: Path, python: str, alive: Callable[[], object] | None) -> None:
     paths = [str(_ENGINE), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), "PYTHONUTF8": "1"}
     window = {"creationflags": subprocess.CREATE_NO_WINDOW} if sys.platform == "win32" else {}
+    command = [python, "-m", "DeepRegistrationLib", "demo", "--pair-only", "--out", str(folder)]
+    with tempfile.TemporaryFile() as said:
+        try:
+            process = subprocess.Popen(
+                command,
+                cwd=_ENGINE,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=said,
+                **window,
+            )
+        except OSError as error:
+            raise NotAvailableError(f"The sample images could not be made: {error}.") from error
+        _wait(process, alive)
+        said.seek(0)
+        lines = said.read().decode("utf-8", "replace").strip().splitlines()
+    if process.returncode:
+        raise NotAvailableError(_why_not(process.returncode, lines))
+
+
+def _wait(process: subprocess.Popen, alive: Callable[[], object] | None) -> None:
+    """Until it has ended, calling `alive` meanwhile; whatever goes wrong, it is not left running."""
+    end = time.monotonic() + _PATIENCE
     try:
-        done = subprocess.run(
-            [python, "-m", "DeepRegistrationLib", "demo", "--pair-only", "--out", str(folder)],
-            cwd=_ENGINE,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_PATIENCE,
-            **window,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NotAvailableError(f"The sample images could not be made: {error}.") from error
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        if any("No module named 'torch'" in line for line in said):
-            raise NotAvailableError("The sample images are made with PyTorch, which is not installed yet.")
-        reason = said[-1].split("error: ")[-1] if said else f"the process ended with code {done.returncode}"
-        raise NotAvailableError(f"The sample images could not be made: {reason}")
+        while process.poll() is None:
+            if time.monotonic() > end:
+                raise NotAvailableError("The sample images could not be made: it takes too long.")
+            if alive is not None:
+                alive()
+            time.sleep(_PAUSE)
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def _why_not(code: int, lines: list[str]) -> str:
+    """A sentence for a process that ended with this code, having written these lines on standard error."""
+    if any("No module named 'torch'" in line for line in lines):
+        return "The sample images are made with PyTorch, which is not installed yet."
+    told = [line.split("error: ")[-1] for line in lines if line.startswith("deepregistration")]
+    return f"The sample images could not be made: {told[-1] if told else cause_of_death(code, lines)}"
 
 
 def _load(folder: Path, change: Changes) -> dict[str, Node]:

@@ -28,7 +28,7 @@ from harness.grab import ensure_fonts, grab
 from harness.slice_view import save_picture
 from PySide6.QtWidgets import QApplication
 
-WIDTH = 500
+WIDTH = 450
 VIEW = 380
 GAP = 6
 
@@ -48,7 +48,9 @@ def show_panel(panel: Any, path: Path, sections: tuple[str, ...]) -> None:
     for name, widget in vars(panel.ui).items():
         if name.endswith("Button") and hasattr(widget, "collapsed"):
             widget.collapsed = name not in sections
-    QApplication.processEvents()
+    panel.parent.setFixedWidth(WIDTH)
+    end = time.monotonic() + 0.5  # the overlap picture is made anew once the panel rests
+    wait(lambda: time.monotonic() > end)
     grab(panel.parent, path, WIDTH)
 
 
@@ -84,7 +86,11 @@ def make_pictures(session: Session, out: Path) -> None:
     ui.fixedSelector.setCurrentNode(nodes["fixed"])
     ui.movingSelector.setCurrentNode(nodes["moving"])
     wait(lambda: not panel.panel.environment.asking)
-    show_panel(panel, out / "panel_before.png", ("volumesButton", "methodButton", "environmentButton"))
+    show_panel(
+        panel,
+        out / "panel_before.png",
+        ("volumesButton", "methodButton", "adviceButton", "environmentButton"),
+    )
     ui.fixedLandmarksSelector.setCurrentNode(nodes["fixed_landmarks"])
     ui.movingLandmarksSelector.setCurrentNode(nodes["moving_landmarks"])
     ui.registerButton.click()

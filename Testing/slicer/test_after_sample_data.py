@@ -1,11 +1,10 @@
-"""The sample pair: made in a process of its own, loaded whole, registered once with Sample Data."""
+"""The sample pair: made in a process of its own, and loaded whole."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,40 +12,11 @@ import vtk
 from DeepRegistrationLib.demo.label_names import LABEL_NAMES
 from DeepRegistrationLib.demo.pair import demo_pair
 from DeepRegistrationLib.errors import NotAvailableError
-from DeepRegistrationScene.sample_data import CATEGORY, SAMPLE, register_sample_data, sample_pair
+from DeepRegistrationScene.sample_data import sample_pair
 from scene_support import RAS, contents
 from vtk.util.numpy_support import vtk_to_numpy
 
-ICONS = Path(__file__).resolve().parents[2] / "DeepRegistration" / "Resources" / "Icons"
-
-
-@pytest.fixture
-def module(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Sample Data, which keeps sources of lists of one length."""
-    sources: dict[str, list] = {}
-
-    class SampleDataLogic:
-        @staticmethod
-        def sampleDataSourcesByCategory(category: str) -> list:
-            return sources.get(category, [])
-
-        @staticmethod
-        def registerCustomSampleDataSource(
-            category="Custom",
-            sampleName=None,
-            uris=None,
-            fileNames=None,
-            thumbnailFileName=None,
-            customDownloader=None,
-        ) -> None:
-            assert len(uris) == len(fileNames)
-            source = SimpleNamespace(
-                sampleName=sampleName, thumbnailFileName=thumbnailFileName, customDownloader=customDownloader
-            )
-            sources.setdefault(category, []).append(source)
-
-    monkeypatch.setitem(sys.modules, "SampleData", SimpleNamespace(SampleDataLogic=SampleDataLogic))
-    return sources
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="scripts of the shell stand for Python")
 
 
 def test_the_pair_comes_whole(scene) -> None:
@@ -87,22 +57,36 @@ def test_without_torch_a_sentence_and_nothing_else(scene, tmp_path: Path, monkey
     assert contents(scene) == before
 
 
-def test_registered_once(scene, module) -> None:
-    assert register_sample_data(ICONS) and register_sample_data(ICONS)
-    (source,) = module[CATEGORY]
-    assert source.sampleName == SAMPLE and Path(source.thumbnailFileName).is_file()
+def test_a_process_that_dies_is_told_as_what_it_is(scene, tmp_path: Path) -> None:
+    """Also behind a launcher, which turns every death into code 1."""
+    program = tmp_path / "python"
+    for script, reason in (
+        ("kill -9 $$", "want of memory"),
+        ("echo 'error: [python-real] exit abnormally - Report the problem.' >&2; exit 1", "want of memory"),
+        ("echo 'deepregistration: error: The disk is full.' >&2; exit 1", "made: The disk is full."),
+        ("exit 5", "(code 5)"),
+    ):
+        program.write_text(f"#!/bin/sh\n{script}\n")
+        program.chmod(0o755)
+        with pytest.raises(NotAvailableError) as caught:
+            sample_pair(str(program))
+        assert str(caught.value).startswith("The sample images could not be made")
+        assert reason in str(caught.value), caught.value
 
 
-def test_without_the_module(scene, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, "SampleData", None)
-    assert register_sample_data(ICONS) is False
+def test_somebody_hears_that_it_is_still_going_on(scene, tmp_path: Path) -> None:
+    """And can end it: the process does not outlive the exception."""
+    program, heard = tmp_path / "python", []
+    program.write_text('#!/bin/sh\necho $$ > "$(dirname "$0")/pid"; exec sleep 60\n')
+    program.chmod(0o755)
 
+    def alive() -> None:
+        heard.append(1)
+        if (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text().strip():
+            raise NotAvailableError("Enough.")
 
-def test_a_failure_is_told(scene, module, monkeypatch) -> None:
-    def fail(*_: Any) -> None:
-        raise NotAvailableError("No torch.")
-
-    monkeypatch.setattr("DeepRegistrationScene.sample_data._make", fail)
-    told: list[str] = []
-    register_sample_data(ICONS, told.append)
-    assert module[CATEGORY][0].customDownloader(module[CATEGORY][0]) == [] and told == ["No torch."]
+    with pytest.raises(NotAvailableError, match="Enough"):
+        sample_pair(str(program), alive=alive)
+    assert heard
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)

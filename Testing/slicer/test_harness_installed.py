@@ -51,6 +51,7 @@ def test_listed_files_are_installed_where_slicer_looks_for_them(tmp_path):
         ("SCRIPTS Tiny.py ", "SCRIPTS ", "there is no module"),
         ("NAME Tiny", "NAMED Tiny", "no NAME"),
         ("SCRIPT test_tiny.py", "SCRIPT test_none.py", "does not exist"),
+        ("project(Tiny)", 'project(Tiny)\nset(EXTENSION_DESCRIPTION "One; two")', "first semicolon"),
     ],
 )
 def test_a_wrong_list_fails(tmp_path, old, new, sentence):

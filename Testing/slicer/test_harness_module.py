@@ -33,7 +33,10 @@ class TinyWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def __init__(self, parent=None):
         ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
-        self.ended = 0
+        self.ended = self.entered = 0
+
+    def enter(self):
+        self.entered += 1
 
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
@@ -149,6 +152,8 @@ def test_reload_makes_a_new_panel_and_ends_the_old(slicer_session, qtbot, tmp_pa
     panel.onReload()
     fresh = slicer_session.module.widgetRepresentation().self()
     assert fresh is not panel and panel.ended == 1
+    assert slicer.modules.TinyWidget is fresh
+    assert (panel.entered, fresh.entered) == (1, 0)  # the application enters at the user's next visit
     assert fresh.ui.selector.nodeCount() == 1
     slicer_session.close()
     assert (panel.ended, fresh.ended) == (1, 1)
@@ -242,9 +247,16 @@ def test_sample_data_is_registered_and_made(slicer_session):
     logic = SampleData.SampleDataLogic()
     made = []
     logic.registerCustomSampleDataSource(
-        category="Tiny", sampleName="TinyPair", customDownloader=lambda source: made.append(source.sampleName)
+        category="Tiny",
+        sampleName="TinyPair",
+        uris=[],
+        fileNames=[],
+        customDownloader=lambda source: made.append(source.sampleName),
     )
-    logic.downloadSamples("TinyPair")
-    assert made == ["TinyPair"] and slicer_session.samples["TinyPair"]["category"] == "Tiny"
+    SampleData.press("TinyPair")
+    assert made == ["TinyPair"] and slicer_session.samples["TinyPair"].category == "Tiny"
+    assert logic.downloadSamples("TinyPair") == [] and made == ["TinyPair"]
+    with pytest.raises(ValueError, match="same length"):
+        logic.registerCustomSampleDataSource(sampleName="Odd", uris=[], fileNames=["one"])
     with pytest.raises(TypeError, match="sampleNme"):
         logic.registerCustomSampleDataSource(category="Tiny", sampleNme="TinyPair")

@@ -193,7 +193,7 @@ def test_observers_of_a_stand_in_end_with_it(slicer_session, qtbot):
     scene.AddNewNodeByClass("vtkMRMLTableNode")
 
 
-def test_sliders_paths_and_collapsing(slicer_session, qtbot):
+def test_sliders_paths_and_collapsing(slicer_session, qtbot, tmp_path):
     import ctk
     import qt
 
@@ -206,7 +206,9 @@ def test_sliders_paths_and_collapsing(slicer_session, qtbot):
     fold.connect("contentsCollapsed(bool)", seen.append)
     slider.minimum, slider.maximum, slider.singleStep, slider.decimals = 0, 1, 0.25, 2
     slider.value = 0.5
-    path.currentPath = "/tmp/weights.pt"
+    file = tmp_path / "weights.pt"
+    file.write_text("")
+    path.currentPath = str(file)
     inside, hidden = qt.QLabel("inside"), qt.QLabel("hidden")
     layout = qt.QVBoxLayout(fold)
     layout.addWidget(inside)
@@ -226,4 +228,33 @@ def test_sliders_paths_and_collapsing(slicer_session, qtbot):
     hidden.setVisible(True)
     fold.collapsed = False
     assert hidden.visible and not inside.visible
-    assert seen == [0.5, "/tmp/weights.pt", True, False, True, False]
+    assert seen == [0.5, str(file), True, False, True, False]
+
+
+def test_a_path_line_tells_only_of_acceptable_paths(slicer_session, tmp_path):
+    """As ctk's own: `currentPathChanged` tells nothing of text that cannot be used, or is gone."""
+    import ctk
+
+    line, told = ctk.ctkPathLineEdit(), []
+    line.nameFilters = ["Weights (*.pt)"]
+    line.connect("currentPathChanged(QString)", lambda path: told.append(path))
+    line.connect("validInputChanged(bool)", lambda valid: told.append(valid))
+    (tmp_path / "w.pt").write_text("")
+    (tmp_path / "w.txt").write_text("")
+    line.setCurrentPath(str(tmp_path / "w.pt"))
+    assert told == [str(tmp_path / "w.pt"), True]
+    for text in (str(tmp_path / "w.txt"), str(tmp_path / "none.pt"), ""):
+        line.setCurrentPath(text)
+    assert told == [str(tmp_path / "w.pt"), True, False]
+
+
+def test_a_path_line_is_as_wide_as_its_first_text(slicer_session):
+    import ctk
+
+    long = "/somewhere/" * 20
+    lines = [ctk.ctkPathLineEdit() for _ in range(3)]
+    lines[1].setCurrentPath(long)
+    lines[2].minimumContentsLength = 10
+    lines[2].setCurrentPath(long)
+    empty, wide, kept = (line.minimumSizeHint().width() for line in lines)
+    assert empty < 150 and wide > 600 and kept < 250

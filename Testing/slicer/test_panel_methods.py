@@ -92,3 +92,34 @@ def test_trained_weights_are_used(user, weights):
     user.choose(ui.methodCombo, other)
     user.register()
     assert "Registered" not in ui.runText.text and ui.runText.text.endswith("."), ui.runText.text
+
+
+def test_a_weights_file_can_be_cleared_again(user, tmp_path):
+    """By the key that deletes, letter by letter or all at once; what the line shows is what is used."""
+    from PySide6.QtCore import Qt
+
+    ui, p = user.ui, user.panel.parameters
+    path = tmp_path / "w.pt"
+    path.write_text("")
+    line = slicer.util.findChildren(ui.weightsPath, className="QLineEdit")[0]
+    ui.weightsPath.setCurrentPath(str(path))
+    assert p.weights == str(path) and "the file chosen below" in ui.methodText.text
+    user.bot.keyClick(line, Qt.Key_Backspace)
+    assert p.weights == str(path)[:-1] and "does not exist" in ui.registerButton.toolTip
+    for _ in range(len(p.weights)):
+        user.bot.keyClick(line, Qt.Key_Backspace)
+    assert ui.weightsPath.currentPath == "" and p.weights == ""
+    assert "the file chosen below" not in ui.methodText.text
+    ui.weightsPath.setCurrentPath(str(path))
+    line.clear()
+    assert p.weights == "" and ui.weightsPath.currentPath == ""
+
+
+def test_typing_in_the_middle_of_a_path_stays_there(user, tmp_path):
+    from PySide6.QtCore import Qt
+
+    line = slicer.util.findChildren(user.ui.weightsPath, className="QLineEdit")[0]
+    user.ui.weightsPath.setCurrentPath("/somewhere/w.pt")
+    line.setCursorPosition(3)
+    user.bot.keyClick(line, Qt.Key_X)
+    assert user.panel.parameters.weights == "/soxmewhere/w.pt" and line.cursorPosition == 4

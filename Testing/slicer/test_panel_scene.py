@@ -192,7 +192,7 @@ def test_closing_the_module_lets_go_of_the_scene(user, slicer_session):
     node = user.panel.parameters.node
     panel = user.panel
     user.widget.cleanup()
-    assert panel.Observations == [] and user.widget.Observations == []
+    assert len(panel.observers) == 0 and user.widget.Observations == []
     node.SetParameter("representation", '"affine"')
     slicer.mrmlScene.Clear()
     assert user.widget.panel is None
@@ -209,3 +209,38 @@ def test_reload(user, slicer_session):
     assert again.ui.fixedSelector.currentNode() is pair.fixed and again.ui.registerButton.enabled
     again.cleanup()
     frame.deleteLater()
+
+
+def test_reload_asks_for_the_environment_again(user, slicer_session):
+    """Slicer's Reload sets the new panel up, and does not enter it."""
+    import sys
+
+    pair = make_pair(slicer_session.scene)
+    user.choose_pair(pair)
+    user.wait_for_answer()
+    kept = {name: module for name, module in sys.modules.items() if name.startswith("DeepRegistration")}
+    try:
+        user.widget.onReload()
+        again = slicer.modules.DeepRegistrationWidget
+        assert again is not user.widget and again.panel.parameters.fixed is pair.fixed
+        assert again.panel.environment.asking
+        user.bot.waitUntil(lambda: not again.panel.environment.asking, timeout=60_000)
+        assert again.ui.registerButton.enabled, again.ui.registerButton.toolTip
+        slicer.mrmlScene.Clear(False)
+        assert again.ui.fixedSelector.currentNode() is None
+    finally:
+        sys.modules.update(kept)
+
+
+def test_reload_of_a_panel_that_nobody_looks_at_starts_nothing(user, slicer_session):
+    import sys
+
+    user.wait_for_answer()
+    user.widget.exit()
+    kept = {name: module for name, module in sys.modules.items() if name.startswith("DeepRegistration")}
+    try:
+        user.widget.onReload()
+        again = slicer.modules.DeepRegistrationWidget
+        assert not again.panel.environment.asking and again.logic.runner.client.state == "off"
+    finally:
+        sys.modules.update(kept)

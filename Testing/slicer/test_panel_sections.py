@@ -34,10 +34,10 @@ def chosen(user, slicer_session):
 def test_first_sight(user):
     """Two volumes and a button: everything else is folded or has a default."""
     ui = user.ui
-    folded = ("more", "prompts", "outputs", "log", "result", "environment", "others", "many")
+    folded = ("advice", "more", "prompts", "outputs", "log", "result", "environment", "others", "many")
     assert all(getattr(ui, f"{name}Button").collapsed for name in folded)
     assert not ui.volumesButton.collapsed and not ui.methodButton.collapsed
-    assert user.widget.parent.sizeHint.height() < 800
+    assert user.widget.parent.layout().totalHeightForWidth(480) < 800
 
 
 def test_disabled_buttons_say_why(chosen, slicer_session):
@@ -221,6 +221,9 @@ def test_result(registered):
     user, _pair = registered
     ui, quality = user.ui, user.panel.quality()
     assert not ui.resultButton.collapsed and ui.resultButton.enabled
+    first, second = ui.verdictText.text.split("<br>")[:2]
+    assert first.startswith("<b>") and not second.startswith("<b>")  # one plain verdict, then the reasons
+    assert any(words in first for words in ("Good", "Look here", "Do not use it")), first
     assert "folding" in ui.verdictText.text
     rows = {
         ui.qualityTable.item(r, 0).text(): [ui.qualityTable.item(r, c).text() for c in (1, 2)]
@@ -391,3 +394,20 @@ def test_environment(user):
     assert "Looking" in ui.environmentText.text and not ui.checkButton.enabled
     user.wait_for_answer()
     assert torch.__version__ in ui.environmentText.text
+
+
+def test_what_to_choose_is_said(user):
+    """One recommendation for each kind of pair, in words that can be found in the boxes above."""
+    ui = user.ui
+    ui.adviceButton.collapsed = False
+    text = ui.adviceText.text
+    for case in ("One contrast", "Two contrasts", "Very different shapes", "Only seconds"):
+        assert case in text
+    for combo, titles in (
+        (ui.methodCombo, ("DIO", "Classical")),
+        (ui.presetCombo, ("Balanced", "Accurate", "Fast")),
+        (ui.similarityCombo, ("Automatic",)),
+        (ui.linearCombo, ("Affine",)),
+    ):
+        for title in titles:
+            assert title in text and combo.findText(title) >= 0

@@ -41,4 +41,4 @@ def test_the_module_describes_itself(slicer_session):
     module = slicer_session.load_module(MODULE_FILE)
     assert module.title and module.helpText and module.categories == ["Registration"]
     assert not module.icon.isNull()
-    assert any(source["category"] == "DeepRegistration" for source in slicer_session.samples.values())
+    assert any(source.category == "DeepRegistration" for source in slicer_session.samples.values())

@@ -195,3 +195,115 @@ def test_a_worker_that_cannot_be_started(monkeypatch, panel, qtbot, slicer_sessi
     user.wait_for_end()
     assert ui.runText.text.startswith("The worker could not be started")
     assert contents(slicer.mrmlScene) == before
+
+
+def waiting_cursor() -> bool:
+    from PySide6.QtCore import Qt
+    from PySide6.QtWidgets import QApplication
+
+    cursor = QApplication.overrideCursor()
+    return cursor is not None and cursor.shape() == Qt.WaitCursor
+
+
+def test_an_installation_is_asked_for_and_done_once(without_torch, panel, qtbot, slicer_session):
+    """The question comes before the wait cursor, and a click while pip writes its lines is none."""
+    user, ui = User(panel, qtbot), panel.ui
+    user.wait_for_answer()
+    user.choose_pair(make_pair(slicer_session.scene))
+    seen: list[tuple[bool, ...]] = []
+
+    def install(**_options):
+        seen.append((waiting_cursor(), ui.installButton.enabled, ui.checkButton.enabled))
+        ui.installButton.click()
+        user.panel.environment._install()  # a click that had been on its way already
+        slicer.app.processEvents()
+        assert "being installed" in ui.registerButton.toolTip and "being installed" in ui.environmentText.text
+
+    slicer_session.set_torch(installed=False, install=install)
+    user.click(ui.installButton)
+    assert seen == [(True, False, False)] and not waiting_cursor()
+    assert len(slicer_session.torch.requests) == 1 and len(slicer_session.messages.shown) == 1
+    user.wait_for_answer()
+    assert ui.installButton.enabled and ui.checkButton.enabled
+    assert "PyTorch was not installed." in ui.environmentText.text
+
+
+def test_an_installation_that_fails_leaves_the_button(without_torch, panel, qtbot, slicer_session):
+    user, ui = User(panel, qtbot), panel.ui
+    user.wait_for_answer()
+
+    def install(**_options):
+        raise OSError("no space left on device")
+
+    slicer_session.set_torch(installed=False, install=install)
+    user.click(ui.installButton)
+    user.wait_for_answer()
+    assert "no space left on device" in ui.environmentText.text
+    assert ui.installButton.enabled and not waiting_cursor()
+
+
+def test_an_unexpected_failure_at_the_start_is_told_and_over(panel, qtbot, slicer_session, monkeypatch):
+    """Slicer's `tryWithErrorDisplay` raises again after its message: what follows it is not reached."""
+    user, ui = User(panel, qtbot), panel.ui
+    user.choose_pair(make_pair(slicer_session.scene))
+    user.wait_for_answer()
+    before = contents(slicer.mrmlScene)
+
+    def fail(*_arguments, **_options):
+        raise ValueError("something odd")
+
+    for button, name in ((ui.registerButton, "registerFromParameters"), (ui.refineButton, "refine")):
+        monkeypatch.setattr(user.panel.logic, name, fail)
+        monkeypatch.setattr(user.panel.refine, "_reason", lambda: None)
+        button.setEnabled(True)
+        with qtbot.captureExceptions() as caught:
+            button.click()
+        assert [str(error) for _, error, _ in caught] == ["something odd"]
+        assert ui.runText.text == "The registration could not be started."
+        assert user.panel.run.task is None
+        qtbot.waitUntil(lambda: ui.progressBar.isHidden() and ui.registerButton.text == "Register")
+        assert "something odd" in slicer_session.messages.texts[-1] and "something odd" in user.log()
+    monkeypatch.undo()
+    assert contents(slicer.mrmlScene) == before
+    user.register()
+    assert ui.runText.text.startswith("Registered in"), ui.runText.text
+
+
+def test_an_unexpected_failure_of_apply_to_others_is_told(panel, qtbot, slicer_session, monkeypatch):
+    from PySide6.QtCore import Qt
+
+    user, ui = User(panel, qtbot), panel.ui
+    pair = make_pair(slicer_session.scene)
+    user.choose_pair(pair)
+    user.wait_for_answer()
+    user.register()
+    ui.othersButton.collapsed = False
+    ui.othersList.item(0).setCheckState(Qt.Checked)
+
+    def fail(*_arguments, **_options):
+        raise ValueError("something odd")
+
+    monkeypatch.setattr(user.panel.logic, "applyToOthers", fail)
+    with qtbot.captureExceptions() as caught:
+        ui.othersApplyButton.click()
+    assert [str(error) for _, error, _ in caught] == ["something odd"]
+    assert "something odd" in slicer_session.messages.texts[-1] and not waiting_cursor()
+    assert ui.othersText.text == "Nothing was carried along."
+    assert ui.othersList.item(0).checkState() == Qt.Checked  # as chosen, to try again
+
+
+def test_a_jacobian_that_cannot_be_made_is_not_ticked(panel, qtbot, slicer_session, monkeypatch):
+    user, ui = User(panel, qtbot), panel.ui
+    user.choose_pair(make_pair(slicer_session.scene))
+    user.wait_for_answer()
+    user.register()
+
+    def fail(*_arguments, **_options):
+        raise ValueError("something odd")
+
+    monkeypatch.setattr(user.panel.logic, "jacobianVolume", fail)
+    with qtbot.captureExceptions() as caught:
+        ui.jacobianOverlayCheck.setChecked(True)
+    assert [str(error) for _, error, _ in caught] == ["something odd"]
+    assert not ui.jacobianOverlayCheck.checked and not user.panel.parameters.jacobian_shown
+    assert ui.compareCombo.enabled

@@ -131,3 +131,47 @@ def test_a_failed_installation_says_what_to_do(monkeypatch: pytest.MonkeyPatch) 
         environment.install_torch(lambda question: True)
     extension(monkeypatch, None)
     assert environment.install_torch(lambda question: True) == "PyTorch was not installed."
+
+
+def test_where_no_torch_is_new_enough_that_is_said_and_nothing_offered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Macs with Intel processors: PyTorch ended with 2.2 there, so trying again is no advice."""
+    monkeypatch.setattr("platform.system", lambda: "Darwin")
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    extension(monkeypatch, SimpleNamespace(__version__="2.2.2"))
+    missing = {"torch": None, "torch_error": "PyTorch is not installed."}
+    broken = {**WORKING, "torch": "2.2.2", "works": False, "torch_error": "It was made for an older numpy."}
+    for state in (
+        environment.state_from(missing),
+        environment.state_from(broken),
+        environment.state_from_failure("The worker ended unexpectedly."),
+    ):
+        said = " ".join(state.lines)
+        assert state.ready is False and not state.offer_install
+        assert "Intel" in said and "2.4" in said and "try again" not in said
+    with pytest.raises(NotAvailableError, match="Intel"):
+        environment.install_torch(lambda question: pytest.fail("asked"))
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert environment.state_from(missing).offer_install
+
+
+def test_only_the_installation_itself_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The question is asked before."""
+    from contextlib import contextmanager
+
+    order: list[str] = []
+    extension(monkeypatch, SimpleNamespace(__version__="2.6.0"))
+
+    @contextmanager
+    def busy():
+        order.append("busy")
+        yield
+        order.append("done")
+
+    def confirm(question: str) -> bool:
+        order.append("asked")
+        return True
+
+    environment.install_torch(confirm, busy)
+    assert order == ["asked", "busy", "done"]

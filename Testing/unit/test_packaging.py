@@ -46,8 +46,21 @@ def test_description_for_the_extensions_index() -> None:
     assert f'EXTENSION_HOMEPAGE "{entry["scm_url"].removesuffix(".git")}"' in cmake
 
 
+def test_the_index_can_read_every_value() -> None:
+    """It reads the file as text, without CMake, and CMake cuts a value at a semicolon."""
+    cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    values = dict(re.findall(r'^set\((EXTENSION_\w+) "([^"]*)"\)$', cmake, re.MULTILINE))
+    assert {"EXTENSION_ICONURL", "EXTENSION_SCREENSHOTURLS", "EXTENSION_DESCRIPTION"} <= set(values)
+    assert [name for name, value in values.items() if ";" in value or "$" in value] == []
+    repository = values["EXTENSION_HOMEPAGE"].rpartition("/")[2]
+    assert repository.startswith("Slicer"), "the Index wants the repository, not the extension, named so"
+    for address in (values["EXTENSION_ICONURL"], *values["EXTENSION_SCREENSHOTURLS"].split()):
+        assert address.startswith("https://") and f"/{repository}/main/Resources/" in address, address
+
+
 def test_pictures_that_the_index_and_the_readme_show_are_there() -> None:
-    shown = re.findall(r"/raw/main/([^ \"]+)", (ROOT / "CMakeLists.txt").read_text(encoding="utf-8"))
+    cmake = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    shown = re.findall(r"/main/(Resources/[^ \"]+)", cmake)
     shown += re.findall(r"\]\((Resources/[^)]+)\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(shown) > 5
     assert [name for name in shown if not (ROOT / name).is_file()] == []

@@ -378,3 +378,12 @@ def test_deaths_in_words() -> None:
         sentence = cause_of_death(code)
         assert sentence.endswith(".") and "coarser preset" in sentence
     assert "SIGSEGV" in cause_of_death(-11) or os.name != "posix"
+
+
+def test_deaths_behind_a_launcher_in_words() -> None:
+    """Which turns them all into code 1, and says so on standard error."""
+    launcher = "error: [/opt/Slicer/bin/python-real] exit abnormally - Report the problem."
+    assert "want of memory" in cause_of_death(1, ["a warning", launcher])
+    assert "(Segmentation fault)" in cause_of_death(1, ["Fatal Python error: Segmentation fault", launcher])
+    assert "(access violation)" in cause_of_death(1, ["Windows fatal exception: access violation"])
+    assert "(code 1)" in cause_of_death(1, ["a warning"]) and "(code 3)" in cause_of_death(3, [launcher])

@@ -29,7 +29,7 @@ import numpy as np
 
 from ..errors import RegistrationError
 from .arrays import job_folder, load_array, save_array
-from .process import WorkerProcess, cause_of_death, python_executable
+from .process import WorkerProcess, python_executable
 
 _PATIENCE = 0.7
 """Seconds a job has to stop by itself after `cancel`; then its process is ended."""
@@ -139,23 +139,26 @@ class WorkerClient:
     def state(self) -> str:
         if self._job is not None:
             return "running"
-        return "off" if self._process is None else "idle"
+        return "off" if self._living() is None else "idle"
 
     @property
     def pid(self) -> int | None:
         """Of the worker process, where there is one."""
-        process = self._process
+        process = self._living()
         return None if process is None else process.pid
 
     def start(self) -> None:
-        """Start the worker process unless it runs; does not wait for it.
+        """Start the worker process unless it runs; does not wait for it. A dead one is replaced.
 
         Raises:
             OSError: it could not be started.
         """
         with self._lock:
-            if self._process is not None:
+            if self._living() is not None:
                 return
+            if self._process is not None:  # dead, and its threads have not told it yet
+                self._events.put(LogLine("The process had ended while idle; another is started."))
+                shutil.rmtree(self._process.folder, ignore_errors=True)
             token = object()  # tells this process's messages from those of one that was replaced
             self._token = token
             self._process = WorkerProcess(
@@ -164,7 +167,7 @@ class WorkerClient:
                 self._temporary,
                 lambda message: self._receive(token, message),
                 lambda line: self._events.put(LogLine(line)),
-                lambda code: self._ended(token, code),
+                lambda sentence: self._ended(token, sentence),
             )
 
     def submit(
@@ -308,14 +311,19 @@ class WorkerClient:
         self._events.put(event)
         self._job = None
 
-    def _ended(self, token: object, code: int) -> None:
+    def _living(self) -> WorkerProcess | None:
+        """The process, unless it is dead already, which its threads may not have had the time to tell."""
+        process = self._process
+        return None if process is None or process.ended else process
+
+    def _ended(self, token: object, sentence: str) -> None:
         """The process is gone, and its folder."""
         with self._lock:
             if token is not self._token:
                 return
             self._process = None
             if self._job is not None:
-                self._over(Cancelled() if self._cancelled else Failed(cause_of_death(code), "died"))
+                self._over(Cancelled() if self._cancelled else Failed(sentence, "died"))
 
     def _end_if_still_running(self, process: WorkerProcess, job: Job) -> None:
         with self._lock:

@@ -13,7 +13,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,15 @@ from typing import Any
 _MACHINE = hashlib.sha256(platform.node().encode("utf-8", "replace")).hexdigest()[:8]
 _FOLDER = re.compile(rf"deepregistration-{_MACHINE}-(\d+)-\w+")
 _ENGINE = Path(__file__).resolve().parents[2]
+_REMEMBERED = 100
+"""Lines of standard error that may tell how the process died: a crash's traceback and what follows it."""
+_LAUNCHER_CODE, _LAUNCHER_SAYS = 1, "exit abnormally"
+"""Slicer's launcher of programs (`PythonSlicer` is one) turns every crash and kill of its program into this
+exit code, and writes this on standard error before."""
+_LAST_WORDS = 1.0
+"""Seconds that are waited for the rest of standard error once the process has ended."""
+_CRASHED = re.compile(r"(?:Fatal Python error|Windows fatal exception): (.+)")
+"""What Python's faulthandler, which the worker enables, writes on standard error in a crash."""
 
 
 def python_executable(executable: str | Path | None = None) -> str:
@@ -50,8 +60,8 @@ class WorkerProcess:
         temporary: where to make the folder for arrays.
         on_message: called from a thread with each answer.
         on_log: called from a thread with each line the worker wrote for the log.
-        on_end: called from a thread once, with the exit code, when the process has ended and its folder is
-            gone.
+        on_end: called from a thread once, with a sentence about how it ended, when the process has ended and
+            its folder is gone.
 
     Attributes:
         folder: for the arrays.
@@ -68,7 +78,7 @@ class WorkerProcess:
         temporary: Path | None,
         on_message: Callable[[dict[str, Any]], None],
         on_log: Callable[[str], None],
-        on_end: Callable[[int], None],
+        on_end: Callable[[str], None],
     ) -> None:
         self._on_message, self._on_log, self._on_end = on_message, on_log, on_end
         base = Path(temporary or tempfile.gettempdir())
@@ -96,6 +106,7 @@ class WorkerProcess:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
         self.pid, self._over = self._process.pid, False
+        self._said: deque[str] = deque(maxlen=_REMEMBERED)
         self._sending = threading.Lock()
         self._log = threading.Thread(target=self._read_log, daemon=True)
         self._log.start()
@@ -109,6 +120,12 @@ class WorkerProcess:
         with self._sending, suppress(OSError, ValueError):
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is dead; asks the system, since the threads here may not have been able to run:
+        an application whose event loop holds Python's lock keeps them waiting while it idles."""
+        return self._over or self._process.poll() is not None
 
     def cleared(self) -> bool:
         """Whether the process has ended; then what was put into its folder meanwhile is removed as well."""
@@ -156,19 +173,21 @@ class WorkerProcess:
         except subprocess.TimeoutExpired:  # it lives on but says nothing more
             self.kill()
             code = self._process.wait()
-        self._log.join(0.2)
+        self._log.join(_LAST_WORDS)
         self._over = True
         shutil.rmtree(self.folder, ignore_errors=True)
         with suppress(OSError, ValueError):
             assert self._process.stdin is not None
             self._process.stdin.close()
-        self._on_end(code)
+        self._on_end(cause_of_death(code, list(self._said)))
 
     def _read_log(self) -> None:
         assert self._process.stderr is not None
         with self._process.stderr as lines:
             for line in lines:
-                self._on_log(line.decode("utf-8", "replace").rstrip())
+                text = line.decode("utf-8", "replace").rstrip()
+                self._said.append(text)
+                self._on_log(text)
 
 
 def clear_stale_folders(base: Path) -> None:
@@ -201,12 +220,22 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def cause_of_death(code: int) -> str:
-    """A sentence for a worker that ended by itself, from its exit code, with what may help."""
+def cause_of_death(code: int, said: Sequence[str] = ()) -> str:
+    """A sentence for a process that ended by itself, with what may help.
+
+    Args:
+        code: its exit code.
+        said: the last lines that it, and a launcher in front of it, wrote on standard error.
+    """
     hint = "Try a coarser preset, a larger output spacing or cropped images."
-    if sys.platform == "win32" and code in (0xC0000005, 0xC0000409, 0xC00000FD):
+    crashes = [match[1] for match in map(_CRASHED.search, said) if match]
+    launched = code == _LAUNCHER_CODE and any(_LAUNCHER_SAYS in line for line in said)
+    windows = sys.platform == "win32"
+    if crashes:
+        return f"The registration's process crashed ({crashes[-1]}). {hint}"
+    if windows and code in (0xC0000005, 0xC0000409, 0xC00000FD):
         return f"The registration's process crashed. {hint}"
-    if sys.platform != "win32" and code == -signal.SIGKILL:
+    if launched or (not windows and code == -signal.SIGKILL):
         return f"The registration's process was ended from outside, most likely for want of memory. {hint}"
     if code < 0:
         return f"The registration's process crashed ({_signal_name(-code)}). {hint}"

@@ -244,7 +244,8 @@ class Application(QtCore.QObject):
 class Messages:
     """What would have been shown to the user. `answers` says what the user presses, by default OK or Yes.
 
-    Each entry of `shown` is (kind, text); kind is "message" or "delay".
+    Each entry of `shown` is (kind, text); kind is "message" or "delay". A message under the wait cursor
+    raises: the cursor says that there is nothing to press.
     """
 
     def __init__(self) -> None:
@@ -256,6 +257,9 @@ class Messages:
         return [text for _, text in self.shown]
 
     def box(self, text: str, parent: Any = None, **options: Any) -> Any:
+        cursor = QtWidgets.QApplication.overrideCursor()
+        if cursor is not None and cursor.shape() == QtCore.Qt.WaitCursor:
+            raise RuntimeError(f"asked or told under the wait cursor: {text}")
         self.shown.append(("message", text))
         if self.answers:
             return self.answers.pop(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fnmatch
+from pathlib import Path
 from typing import Any
 
 from PySide6.QtCore import Property, QEvent, QSize, Qt, Signal
@@ -12,7 +14,6 @@ from PySide6.QtWidgets import (
     QFileDialog,
     QGroupBox,
     QHBoxLayout,
-    QLineEdit,
     QMessageBox,
     QPushButton,
     QSlider,
@@ -230,6 +231,12 @@ class ctkComboBox(QComboBox):
 
 
 class ctkPathLineEdit(QWidget):
+    """Tells of a new path only where it is acceptable: an existing name that fits the filter, never none.
+
+    Of a path that is not acceptable any more, `validInputChanged` tells. The width is fitted to the text that
+    is there when somebody asks first, unless a minimum length says otherwise.
+    """
+
     cpp_class = True
     cpp_signals = ("currentPathChanged(QString)", "validInputChanged(bool)")
     Files, Dirs, Readable, Writable = 2, 1, 16, 32
@@ -240,17 +247,43 @@ class ctkPathLineEdit(QWidget):
     settingKey = stored(str, "")
     label = stored(str, "")
     showHistoryButton = stored(bool, True)
+    minimumContentsLength = stored(int, 0)
 
     def __init__(self, parent: QWidget | None = None) -> None:
         super().__init__(parent)
-        self._line, button = QLineEdit(self), QToolButton(self)
-        button.setText("...")
-        button.clicked.connect(self.browse)
+        self._box, self._button = QComboBox(self), QToolButton(self)
+        self._box.setEditable(True)
+        self._box.setInsertPolicy(QComboBox.NoInsert)
+        self._line, self._valid, self._hint = self._box.lineEdit(), False, None
+        self._button.setText("...")
+        self._button.clicked.connect(self.browse)
         layout = QHBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self._line)
-        layout.addWidget(button)
-        self._line.textChanged.connect(self.currentPathChanged)
+        layout.addWidget(self._box)
+        layout.addWidget(self._button)
+        self._line.textChanged.connect(self._text_changed)
+
+    def _acceptable(self, text: str) -> bool:
+        patterns = [p for f in self.nameFilters for p in f.rpartition("(")[2].rstrip(")").split()]
+        fits = not patterns or any(fnmatch.fnmatch(Path(text).name, p) for p in patterns)
+        return bool(text) and fits and Path(text).exists()
+
+    def _text_changed(self, text: str) -> None:
+        before, self._valid = self._valid, self._acceptable(text)
+        if self._valid:
+            self.currentPathChanged.emit(text)
+        if self._valid != before:
+            self.validInputChanged.emit(self._valid)
+
+    def minimumSizeHint(self) -> QSize:
+        if self._hint is None:
+            metrics, text = self._line.fontMetrics(), self._line.text
+            width = metrics.boundingRect(text).width() + 8 if text else 7 * metrics.horizontalAdvance("x")
+            if self.minimumContentsLength:
+                width = self.minimumContentsLength * metrics.horizontalAdvance("X")
+            height = self._box.minimumSizeHint.height()
+            self._hint = QSize(width + 30 + self._button.minimumSizeHint.width(), height)
+        return self._hint
 
     def setCurrentPath(self, path: str) -> None:
         self._line.setText(path)

@@ -107,8 +107,8 @@ class qSlicerScriptedLoadableModuleWidget(qMRMLWidget):
     def reload(self) -> None:
         module = __import__(self._python_class.__module__)
         self._python_class = getattr(module, self._python_class.__name__)
-        self.setup()
-        self.enter()
+        self.setup()  # and no more: the application enters a module when its user does
+        setattr(slicer.modules, self._python_class.__name__, self._instance)
 
 
 class qMRMLNodeComboBox(_SceneKeeper, QWidget):

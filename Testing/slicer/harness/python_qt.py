@@ -29,7 +29,6 @@ PYSIDE_ONLY = {"QEnum", "QFlag", "QMetaMethod"}
 
 _read_property = QtCore.QObject.property
 _write_property = QtCore.QObject.setProperty
-_meta_object = QtCore.QObject.metaObject
 _method_type = QtCore.QMetaMethod.MethodType
 
 
@@ -158,7 +157,7 @@ _SIZE_HINTS = ("sizeHint", "minimumSizeHint")
 _METHODS = {
     "connect": connect,
     "disconnect": disconnect,
-    "className": lambda self: bytes(_meta_object(self).className().encode()).decode(),
+    "className": lambda self: type(self).staticMetaObject.className(),
 }
 
 

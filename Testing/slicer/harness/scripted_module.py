@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import os
+import sys
 import types
 import unittest
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import slicer
@@ -177,47 +181,91 @@ def scripted_loadable_module() -> types.ModuleType:
     return module
 
 
+class UntranslatableError(ValueError):
+    """A text that no translator will ever be given."""
+
+
+@functools.cache
+def _marked(path: str) -> frozenset[str]:
+    """The texts that a file writes out inside a call of `_`, which is where translators' tools find them."""
+    tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    named = [call for call in calls if isinstance(call.func, ast.Name) and call.func.id == "_" and call.args]
+    return frozenset(call.args[0].value for call in named if isinstance(call.args[0], ast.Constant))
+
+
 def translation() -> types.ModuleType:
-    """`slicer.i18n` in the language of the source."""
+    """`slicer.i18n` in the language of the source; one that is not written out where marked fails."""
     module = types.ModuleType("slicer.i18n")
-    module.tr = lambda text: text
-    module.translate = lambda context, text, *_: text
-    module.getContext = lambda filename: os.path.basename(filename).split(".")[0]
+    files: dict[str, str] = {}
+
+    def check(path: str, text: str) -> str:
+        if text not in _marked(path):
+            raise UntranslatableError(f"{text!r} is not written out in {Path(path).name}")
+        return text
+
+    def context(filename: str) -> str:
+        path = Path(filename)
+        package = path.with_name("__init__.py").is_file()
+        name = f"{path.parent.name}.{path.stem}" if package else path.stem
+        files[name] = filename
+        return name
+
+    module.getContext = context
+    module.tr = lambda text: check(sys._getframe(1).f_code.co_filename, text)
+    module.translate = lambda name, text, *_: check(files[name], text) if name in files else text
     return module
 
 
 def sample_data() -> types.ModuleType:
-    """`SampleData`: sources are registered and looked up; one with a downloader of its own can be loaded."""
+    """`SampleData`: sources are registered, and loaded by their button in the module's panel (`press`).
+
+    Only the button knows `customDownloader`: `downloadSample` and `downloadSamples` fetch the addresses of a
+    source, so that one without addresses gives them nothing.
+    """
     module = types.ModuleType("SampleData")
-    sources: dict[str, dict[str, Any]] = {}
-    known = {
-        *("category", "sampleName", "uris", "fileNames", "nodeNames", "thumbnailFileName", "checksums"),
-        *("loadFileTypes", "loadFileType", "loadFiles", "loadFileProperties", "customDownloader"),
-    }
+    sources: dict[str, Any] = {}
+    lists = ("uris", "fileNames", "nodeNames", "loadFiles", "checksums")
+    others = ("category", "sampleName", "thumbnailFileName", "loadFileType", "loadFileProperties")
+    known = {*lists, *others, "customDownloader"}
 
     class SampleDataSource(types.SimpleNamespace):
-        pass
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**{key: None for key in known} | options)
+            count = len(self.uris)  # a TypeError where there are none
+            for name in lists:
+                if getattr(self, name) is None:
+                    setattr(self, name, [None] * count)
+                if len(getattr(self, name)) != count:
+                    raise ValueError("All fields of sample data source must have the same length")
 
     class SampleDataLogic:
         @staticmethod
         def registerCustomSampleDataSource(**options: Any) -> None:
             if unknown := set(options) - known:
                 raise TypeError(f"registerCustomSampleDataSource has no argument {sorted(unknown)}")
-            sources[options["sampleName"]] = options
+            sources[options["sampleName"]] = SampleDataSource(**options)
 
         @staticmethod
         def sampleDataSourcesByCategory(category: str | None = None) -> list[Any]:
-            wanted = [o for o in sources.values() if category is None or o.get("category") == category]
-            return [SampleDataSource(**{key: None for key in known} | options) for options in wanted]
+            return [source for source in sources.values() if category in (None, source.category)]
 
-        def downloadSamples(self, name: str) -> Any:
-            source = SampleDataSource(**{key: None for key in known} | sources[name])
-            return source.customDownloader(source)
+        def downloadSamples(self, name: str) -> list[Any]:
+            source = sources.get(name)
+            if source is not None and source.uris:
+                raise NotImplementedError("the stand-in has no network")
+            return []
 
-        downloadSample = downloadSamples
+        def downloadSample(self, name: str) -> Any:
+            return self.downloadSamples(name)[0]
+
+    def press(name: str) -> None:
+        button = QtWidgets.QToolButton()
+        button.connect("clicked()", lambda: sources[name].customDownloader(sources[name]))
+        button.click()
 
     module.SampleDataLogic, module.SampleDataSource = SampleDataLogic, SampleDataSource
-    module.sources = sources
+    module.sources, module.press = sources, press
     return module
 
 
@@ -227,7 +275,7 @@ class PyTorch:
 
     `extension` False stands for a Slicer without the PyTorch extension (the import fails). `install` is
     called in place of a real installation, with the options that installTorch was given; its answer is handed
-    back.
+    back. Before and after, events are processed, as the real one does with every line that pip writes.
     """
 
     extension: bool = True
@@ -267,7 +315,10 @@ class PyTorch:
                         "torchvisionVersionRequirement": torchvisionVersionRequirement,
                     }
                 )
-                return state.install(**state.requests[-1]) if state.install else None
+                slicer.app.processEvents()
+                torch = state.install(**state.requests[-1]) if state.install else None
+                slicer.app.processEvents()
+                return torch
 
         module.PyTorchUtilsLogic = PyTorchUtilsLogic
         return module

@@ -3,6 +3,10 @@ foreach(required EXTENSION_HOMEPAGE EXTENSION_CONTRIBUTORS EXTENSION_DESCRIPTION
   if(NOT DEFINED ${required})
     message(WARNING "The Extensions Index wants ${required}.")
   endif()
+  list(LENGTH ${required} parts)
+  if(parts GREATER 1)
+    message(FATAL_ERROR "Slicer's macros cut ${required} at its first semicolon.")
+  endif()
 endforeach()
 
 include(CTest)
