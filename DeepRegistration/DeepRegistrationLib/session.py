@@ -21,7 +21,7 @@ from .memory import too_large_sentence
 from .memory_plan import MemoryPlan
 from .methods import MethodInput, Prediction, method_by_name
 from .methods.base import image_on
-from .metrics import correlation
+from .metrics import PointMap, correlation
 from .objective import PairObjective, Prompts
 from .objectives import one_hot
 from .options import Options
@@ -35,6 +35,8 @@ from .solver import ScaleReport, Settings, scale_frame, solve
 from .transforms import FieldTransform, LinearTransform, Representation, Transform, representation
 from .transforms.linear import LinearRepresentation
 from .transforms.linear_fit import best_affine
+from .verdict import summed_up
+from .written_map import WrittenMap
 
 _CONTRAST_MM = 4.0
 """Voxel size at which contrasts are compared: fine enough to keep tissues apart, if the image is."""
@@ -415,18 +417,22 @@ class Session:
         inputs, maps = standing.inputs, standing.maps
         frames = inputs.fixed.frame, inputs.moving.frame
         forward: Transform
+        linear: LinearTransform | None = None
         if isinstance(maps, LinearTransform):  # which is written as a matrix, exact everywhere
             forward, inverse = maps, maps.inverse()
+            points: tuple[PointMap, PointMap] = forward, inverse
             fields = forward.field(frames[0], self.device), inverse.field(frames[1], self.device)
         else:
             outputs = self._output_frame(frames[0]), self._output_frame(frames[1])
             repair = standing.representation.diffeomorphic and self._plan.preset.refines
             maps, fields = maps.written(outputs, repair, self.device)
             forward, inverse = maps.forward, maps.inverse
+            linear = LinearTransform(maps.to_moving.matrix @ maps.to_fixed.inverse().matrix)
+            points = WrittenMap(fields[0], linear), WrittenMap(fields[1], linear.inverse())
         warped = warped_volume(inputs.moving, fields[0], inputs.fixed.frame)
         clock.lap("outputs")
         report("Measuring", 0.96)
-        quality = quality_of(inputs, forward, fields, warped, self._before)
+        quality = quality_of(inputs, points, fields, warped, self._before)
         clock.lap("quality")
         quality |= {
             "seconds": clock.seconds(),
@@ -445,10 +451,11 @@ class Session:
                 *standing.prediction.warnings,
             ],
         }
+        quality["verdict"] = summed_up(quality)
         report("Done", 1.0)
         features = standing.prediction.features if self.options.features else None
         self.inputs, self._standing = inputs, standing
-        return Registration(forward, inverse, *fields, warped, quality, features)
+        return Registration(forward, inverse, *fields, warped, quality, features, linear)
 
     def _output_frame(self, frame: Frame) -> Frame:
         return frame if self._plan.output_spacing is None else frame.with_spacing(self._plan.output_spacing)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from DeepRegistrationLib import register
 from DeepRegistrationLib.demo.pair import demo_pair
-from DeepRegistrationScene.verdict import BAD, GOOD, LOOK, Sentence, verdict, worst_landmark
+from DeepRegistrationLib.verdict import BAD, GOOD, LOOK, Sentence, verdict, worst_landmark
 
 
 def errors(**each: float) -> dict[str, Any]:
@@ -203,7 +203,7 @@ def test_verdict_needs_neither_slicer_nor_torch() -> None:
     program = (
         "import sys\n"
         "for name in ('slicer', 'vtk', 'torch', 'qt'): sys.modules[name] = None\n"
-        "from DeepRegistrationScene.verdict import verdict\n"
+        "from DeepRegistrationLib.verdict import verdict\n"
         "from DeepRegistrationScene.environment import state_from\n"
         "print(len(verdict({'warnings': ['x']})), state_from({}).ready)"
     )

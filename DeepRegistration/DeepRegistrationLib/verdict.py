@@ -10,14 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from DeepRegistrationLib.catalogue import ACROSS_CONTRASTS
+from .catalogue import ACROSS_CONTRASTS
 
-GOOD, LOOK, BAD = "good", "look", "bad"
+GOOD, LOOK, BAD = "good", "look", "do not use"
 LEVELS = (GOOD, LOOK, BAD)
 """From best to worst: nothing to do; worth a look; do not use it before having understood why."""
 
-FAR_MM = 3.0
-"""Landmarks farther apart than this are named: about a voxel or two of most clinical images."""
+FAR_MM, FAR_BAD_MM = 3.0, 10.0
+"""Landmarks farther apart than the first are named: about a voxel or two of most clinical images. Where they
+are farther apart than the second on average, the result is bad."""
 FOLDS_BAD_PERCENT = 0.1
 """More folded voxels than this are bad; fewer are worth a look."""
 SHRUNK, GROWN = 0.1, 10.0
@@ -25,6 +26,8 @@ SHRUNK, GROWN = 0.1, 10.0
 INVERSE_MEAN_MM, INVERSE_MAX_MM, INVERSE_BAD_MM = 0.5, 3.0, 1.0
 """Going there and back again: a mean or a largest error above the first two is worth a look, a mean
 above the third is bad."""
+COVERED_LOOK_PERCENT, COVERED_BAD_PERCENT = 25.0, 5.0
+"""Where less of either image than this lies within the other, one should look, or the result is bad."""
 DICE_LOOK, DICE_LABEL_LOOK = 0.7, 0.5
 """A mean Dice, and the Dice of a single label, below which one should look."""
 DICE_STEP = 0.01
@@ -55,21 +58,27 @@ def verdict(quality: Mapping[str, Any], label_names: Mapping[str, str] | None = 
         quality: as `Registration.quality` and quality.json have it.
         label_names: what label values ("1", "2", ...) are called; by default as the numbers say.
     """
+    other = quality.get("moving_space") or {}
     sentences = [Sentence(LOOK, str(text)) for text in quality.get("warnings") or ()]
     for kind, numbers in (quality.get("landmarks") or {}).items():
         if numbers:
             sentences.append(_landmarks(kind, numbers))
     if quality.get("regularity"):
-        sentences += _regularity(quality["regularity"])
+        sentences += _regularity(quality["regularity"], other.get("regularity") or {})
     if quality.get("labels"):
         names = label_names if label_names is not None else quality.get("label_names") or {}
-        sentences.append(_labels(quality["labels"], names))
+        sentences.append(_labels(quality["labels"], other.get("labels"), names))
     if quality.get("similarity"):
-        sentences.append(_similarity(quality))
-    consistency = quality.get("inverse_consistency") or {}
-    if consistency.get("mean_mm") is not None:
-        sentences.append(_inverse(consistency))
+        sentences.append(_similarity(quality, other.get("similarity")))
+    sentences += _inverse(quality.get("inverse_consistency") or {}, other.get("inverse_consistency") or {})
     return sorted(sentences, key=lambda s: -LEVELS.index(s.level))
+
+
+def summed_up(quality: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict as quality.json has it: ``level``, the gravest of all findings, and ``sentences``, as
+    `verdict` sorts them."""
+    found = verdict(quality)
+    return {"level": found[0].level if found else GOOD, "sentences": [sentence.text for sentence in found]}
 
 
 def worst_landmark(quality: Mapping[str, Any]) -> tuple[str, float] | None:
@@ -104,36 +113,52 @@ def _landmarks(kind: str, numbers: Mapping[str, Any]) -> Sentence:
             f" On average they were closer before ({before['mean_mm']:.1f} mm, now {after['mean_mm']:.1f})."
         )
         return Sentence(BAD, text)
-    return Sentence(LOOK, text)
+    return Sentence(BAD if after["mean_mm"] > FAR_BAD_MM else LOOK, text)
 
 
-def _regularity(numbers: Mapping[str, Any]) -> list[Sentence]:
-    folds = numbers.get("folds_percent")
-    if folds is None:
-        return []
-    if folds > 0:
-        share = f"{folds:.2g} %" if folds >= 0.001 else "less than 0.001 %"
-        level = BAD if folds > FOLDS_BAD_PERCENT else LOOK
-        return [
-            Sentence(level, f"The map folds in {share} of the voxels: tissue is turned inside out there.")
-        ]
-    sentences = [Sentence(GOOD, "No folding.")]
+def _regularity(numbers: Mapping[str, Any], inverse: Mapping[str, Any]) -> list[Sentence]:
+    sentences = []
+    for name, of in (("forward", numbers), ("inverse", inverse)):
+        folds = of.get("folds_percent") or 0.0
+        if folds > 0:
+            share = f"{folds:.2g} %" if folds >= 0.001 else "less than 0.001 %"
+            level = BAD if folds > FOLDS_BAD_PERCENT else LOOK
+            text = f"The {name} transform folds in {share} of the voxels: tissue is turned inside out there."
+            sentences.append(Sentence(level, text))
+    if not sentences and numbers.get("folds_percent") is not None:
+        sentences = [Sentence(GOOD, "No folding.")]
+    return sentences + _volumes(numbers, inverse)
+
+
+def _volumes(numbers: Mapping[str, Any], inverse: Mapping[str, Any]) -> list[Sentence]:
+    """Whether tissue of the moving image swells or shrinks beyond belief somewhere; folds apart."""
     smallest, largest = numbers.get("determinant_min"), numbers.get("determinant_max")
     extremes = []
     # the map goes from fixed to moving points: a determinant below 1 shows tissue of the moving image larger
-    if smallest is not None and smallest < SHRUNK:
-        extremes.append(f"swells to {1 / smallest:.0f} times its volume")
-    if largest is not None and largest > GROWN:
-        extremes.append(f"shrinks to {100 / largest:.1g} % of its volume")
-    if extremes:
-        sentences.append(Sentence(LOOK, f"Somewhere the moving image {' and elsewhere '.join(extremes)}."))
-    return sentences
+    swells = [inverse.get("determinant_max") or 0.0]
+    swells += [1 / smallest] if smallest is not None and smallest > 0 else []
+    if max(swells) > 1 / SHRUNK:
+        extremes.append(f"swells to {max(swells):.0f} times its volume")
+    shrinks = [largest or 0.0]
+    least = inverse.get("determinant_min")
+    shrinks += [1 / least] if least is not None and least > 0 else []
+    if max(shrinks) > GROWN:
+        extremes.append(f"shrinks to {100 / max(shrinks):.1g} % of its volume")
+    if not extremes:
+        return []
+    return [Sentence(LOOK, f"Somewhere the moving image {' and elsewhere '.join(extremes)}.")]
 
 
-def _labels(numbers: Mapping[str, Any], names: Mapping[str, str]) -> Sentence:
+def _labels(
+    numbers: Mapping[str, Any], other: Mapping[str, Any] | None, names: Mapping[str, str]
+) -> Sentence:
     before, after = numbers["before"], numbers["after"]
     mean, change = after["dice_mean"], after["dice_mean"] - before["dice_mean"]
     text = f"The structures overlap with a mean Dice of {mean:.2f} ({before['dice_mean']:.2f} before)"
+    if other:
+        there = other["after"]["dice_mean"]
+        text += f", {there:.2f} on the moving image"
+        mean, change = min(mean, there), min(change, there - other["before"]["dice_mean"])
     value, lowest = min(after["dice"].items(), key=lambda item: item[1])
     if len(after["dice"]) > 1 and lowest < DICE_LABEL_LOOK:
         text += f"; the least is {names.get(value, f'label {value}')} with {lowest:.2f}"
@@ -142,26 +167,42 @@ def _labels(numbers: Mapping[str, Any], names: Mapping[str, str]) -> Sentence:
     return Sentence(LOOK if mean < DICE_LOOK or lowest < DICE_LABEL_LOOK else GOOD, f"{text}.")
 
 
-def _similarity(quality: Mapping[str, Any]) -> Sentence:
+def _similarity(quality: Mapping[str, Any], other: Mapping[str, Any] | None) -> Sentence:
     used = (quality.get("parameters") or {}).get("similarity_used")
     key = "nmi" if used in ACROSS_CONTRASTS else "ncc"  # where correlation says little
     before, after = (quality["similarity"][when][key] for when in ("before", "after"))
-    numbers = f"({_SIMILARITY_NAMES[key]} {before:.3f} before, {after:.3f} now)"
-    if after - before > SIMILARITY_STEP[key]:
-        return Sentence(GOOD, f"The images are more alike than before {numbers}.")
-    if after - before < -SIMILARITY_STEP[key]:
-        return Sentence(BAD, f"The images are less alike than before {numbers}.")
+    numbers = f"{_SIMILARITY_NAMES[key]} {before:.3f} before, {after:.3f} now"
+    gains = [after - before]
+    if other:
+        gains.append(other["after"][key] - other["before"][key])
+        if gains[1] < -SIMILARITY_STEP[key]:
+            numbers += (
+                f"; on the moving image {other['before'][key]:.3f} before, {other['after'][key]:.3f} now"
+            )
+    if min(gains) < -SIMILARITY_STEP[key]:
+        return Sentence(BAD, f"The images are less alike than before ({numbers}).")
+    if max(gains) > SIMILARITY_STEP[key]:
+        return Sentence(GOOD, f"The images are more alike than before ({numbers}).")
     if key == "ncc" and after > ALIKE_NCC:
-        return Sentence(GOOD, f"The images were alike from the start {numbers}.")
-    return Sentence(LOOK, f"The images are hardly more alike than before {numbers}.")
+        return Sentence(GOOD, f"The images were alike from the start ({numbers}).")
+    return Sentence(LOOK, f"The images are hardly more alike than before ({numbers}).")
 
 
-def _inverse(numbers: Mapping[str, Any]) -> Sentence:
-    mean, largest = numbers["mean_mm"], numbers["max_mm"]
-    text = (
-        f"Forward and inverse transform undo each other within {mean:.2f} mm on average, "
-        f"{largest:.1f} mm at worst."
-    )
-    if mean > INVERSE_BAD_MM:
-        return Sentence(BAD, text)
-    return Sentence(LOOK if mean > INVERSE_MEAN_MM or largest > INVERSE_MAX_MM else GOOD, text)
+def _inverse(there: Mapping[str, Any], back: Mapping[str, Any]) -> list[Sentence]:
+    """Of going from the fixed image to the moving one and back, and the other way round."""
+    sentences = []
+    covered = [way["covered_percent"] for way in (there, back) if way.get("covered_percent") is not None]
+    if covered and max(covered) < COVERED_LOOK_PERCENT:
+        level = BAD if max(covered) < COVERED_BAD_PERCENT else LOOK
+        share = f"At most {max(covered):.2g} %" if max(covered) > 0 else "No part"
+        sentences.append(Sentence(level, f"{share} of either image comes to lie within the other."))
+    means = [way["mean_mm"] for way in (there, back) if way.get("mean_mm") is not None]
+    if means:
+        mean, largest = max(means), max(way.get("max_mm") or 0.0 for way in (there, back))
+        text = (
+            f"Forward and inverse transform undo each other within {mean:.2f} mm on average, "
+            f"{largest:.1f} mm at worst."
+        )
+        good = mean <= INVERSE_MEAN_MM and largest <= INVERSE_MAX_MM
+        sentences.append(Sentence(BAD if mean > INVERSE_BAD_MM else GOOD if good else LOOK, text))
+    return sentences
