@@ -18,6 +18,8 @@ from .field import Field, linear_part
 from .frame import Frame, Volume, apply_matrix
 from .jacobian import determinant_slabs
 from .objectives import LocalNCC, NormalisedMutualInformation
+from .verdict import EXTREME
+from .written_map import border_part
 
 FOLDS_MEASURED = (
     "percent of voxels where the smallest of the 2^d Jacobian determinants by one-sided differences is <= 0: "
@@ -104,8 +106,9 @@ def fold_statistics(field: Field, mask: Tensor | None = None) -> dict[str, Any]:
         ``folds_percent`` as `FOLDS_MEASURED` says; ``folds_percent_central`` of voxels whose determinant
         by central differences (one-sided at the border) is <= 0; ``determinant_min`` and
         ``determinant_max`` over all one-sided determinants; ``determinant_min_at``, where the former is,
-        LPS mm; ``log_determinant_sd``, the standard deviation of the natural logarithm of the positive
-        central determinants.
+        LPS mm; ``extreme_percent`` of voxels whose central determinant is not between 0.1 and 10;
+        ``log_determinant_sd``, the standard deviation of the natural logarithm of the positive central
+        determinants.
 
     Raises:
         InputError: the mask has another shape or selects nothing.
@@ -115,7 +118,7 @@ def fold_statistics(field: Field, mask: Tensor | None = None) -> dict[str, Any]:
     inside = field.frame.voxels if mask is None else int(mask.sum())
     if inside == 0:
         raise InputError("The mask selects no voxel of the deformation field.")
-    folds = central_folds = 0
+    folds = central_folds = extremes = 0
     lowest, highest, logs = float("inf"), float("-inf"), []
     strongest = [0] * field.frame.dimension
     for slab in determinant_slabs(field.displacement):
@@ -134,6 +137,7 @@ def fold_statistics(field: Field, mask: Tensor | None = None) -> dict[str, Any]:
             place = place if places is None else int(places[place])
             strongest = [int(i) for i in np.unravel_index(place, slab.central.shape)]
             strongest[0] += slab.start
+        extremes += int(((central < EXTREME[0]) | (central > EXTREME[1])).sum())
         positive = central > 0
         here = int(central.numel() - positive.sum())
         central_folds += here
@@ -153,16 +157,21 @@ def fold_statistics(field: Field, mask: Tensor | None = None) -> dict[str, Any]:
         "determinant_min": lowest,
         "determinant_max": highest,
         "determinant_min_at": (field.frame.index_to_world @ [*strongest[::-1], 1.0])[:-1].tolist(),
+        "extreme_percent": 100 * extremes / inside,
         "log_determinant_sd": _pooled_sd(logs),
     }
 
 
-def inverse_consistency(forward: Field, inverse: Field) -> dict[str, float | None]:
+def inverse_consistency(
+    forward: Field, inverse: Field, linear: np.ndarray | None = None
+) -> dict[str, float | None]:
     """|inverse(forward(x)) - x| over every voxel of the first field whose image lies in the second's box.
 
     Args:
         forward: fixed to moving points, on any lattice of the fixed box.
         inverse: moving to fixed points, on any lattice of the moving box.
+        linear: homogeneous (d+1, d+1) linear part of the inverse, LPS mm, by which its file goes on beyond
+            the outermost voxel centres, see `WrittenMap`; None keeps the border's displacement.
 
     Returns:
         ``mean_mm`` and ``max_mm``, None where no voxel's image lies in the box; ``covered_percent``, the
@@ -176,7 +185,10 @@ def inverse_consistency(forward: Field, inverse: Field) -> dict[str, float | Non
         moved = displacement[window]
         image = apply_matrix(to_inverse, frame.grid(displacement.device, window=window).add_(moved))
         # the two displacements cancel in a perfect inverse; both in mm, no coordinates are needed
-        errors = linear_part(frame.normalised_to_world, moved).add_(linear_part(back, inverse.at(image)))
+        returning = inverse.at(image)
+        if linear is not None:
+            returning = returning + border_part(image, inverse.frame, linear)
+        errors = linear_part(frame.normalised_to_world, moved).add_(linear_part(back, returning))
         inside = (image.abs_() <= 1).all(-1)
         errors = torch.linalg.vector_norm(errors, dim=-1).mul_(inside)
         total, count = total + float(errors.sum(dtype=torch.float64)), count + int(inside.sum())

@@ -29,6 +29,7 @@ from .metrics import (
 )
 from .prepare import resampled
 from .registration import warped_volume
+from .written_map import WrittenMap
 
 _SIMILARITY_POINTS = 500_000
 
@@ -74,7 +75,7 @@ def label_numbers(warped: Volume, fixed: Volume, values: tuple[int, ...]) -> dic
     }
 
 
-def warped_labels(labels: Volume, field: Field, frame: Frame) -> Volume:
+def warped_labels(labels: Volume, field: Field | WrittenMap, frame: Frame) -> Volume:
     """Labels carried onto a frame by nearest neighbour; 0 outside their box."""
     values = labels.data[None].float().cpu()
     parts = [
@@ -120,27 +121,22 @@ def _same(known: tuple[Volume, Volume, Any], fixed: Volume, moving: Volume) -> b
 
 
 def quality_of(
-    inputs: Inputs,
-    maps: tuple[PointMap, PointMap],
-    fields: tuple[Field, Field],
-    warped: Volume,
-    before: Untouched,
+    inputs: Inputs, maps: tuple[WrittenMap, WrittenMap], warped: Volume, before: Untouched
 ) -> dict[str, Any]:
     """What `quality.json` says about the maps and images: of the fixed image's space, where the forward field
     lives, and under ``moving_space`` the same of the moving image's, where the inverse one does.
 
     Args:
         inputs: the pair.
-        maps: of points, forward and inverse, as the files have them.
-        fields: forward and inverse, as they are written.
+        maps: forward and inverse, as they are written.
         warped: the moving image on the fixed lattice.
         before: measures, or knows, the pair before anything was aligned.
     """
-    forward, inverse = (Field(f.displacement.cpu(), f.frame) for f in fields)
+    forward, inverse = (WrittenMap(Field(m.field.displacement.cpu(), m.field.frame), m.linear) for m in maps)
     other = _exchanged(inputs)
     back = warped_volume(inputs.fixed, inverse, thinned(inputs.moving).frame)
-    numbers = _one_way(inputs, maps[0], (forward, inverse), warped, before)
-    numbers["moving_space"] = _one_way(other, maps[1], (inverse, forward), back, before.exchanged)
+    numbers = _one_way(inputs, (forward, inverse), warped, before)
+    numbers["moving_space"] = _one_way(other, (inverse, forward), back, before.exchanged)
     return numbers
 
 
@@ -161,24 +157,25 @@ def _exchanged(inputs: Inputs) -> Inputs:
 
 
 def _one_way(
-    inputs: Inputs, points: PointMap, fields: tuple[Field, Field], warped: Volume, before: Untouched
+    inputs: Inputs, maps: tuple[WrittenMap, WrittenMap], warped: Volume, before: Untouched
 ) -> dict[str, Any]:
     """The numbers of the fixed image's space; `warped` may be thinned."""
+    linear = None if maps[1].linear is None else maps[1].linear.matrix.numpy()
     fixed = inputs.fixed if warped.frame == inputs.fixed.frame else thinned(inputs.fixed)
     numbers: dict[str, Any] = {
         "similarity": {"before": before.similarity(inputs), "after": similarity_numbers(fixed, warped)},
-        "regularity": {**fold_statistics(fields[0]), "folds_measured": FOLDS_MEASURED},
-        "inverse_consistency": inverse_consistency(*fields),
+        "regularity": {**fold_statistics(maps[0].field), "folds_measured": FOLDS_MEASURED},
+        "inverse_consistency": inverse_consistency(maps[0].field, maps[1].field, linear),
     }
     if inputs.landmarks is not None or inputs.held_out is not None:
         numbers["landmarks"] = {
             kind: None
             if pairs is None
-            else {"before": landmark_numbers(None, pairs), "after": landmark_numbers(points, pairs)}
+            else {"before": landmark_numbers(None, pairs), "after": landmark_numbers(maps[0], pairs)}
             for kind, pairs in (("fitted", inputs.landmarks), ("held_out", inputs.held_out))
         }
     if inputs.fixed_labels is not None and inputs.moving_labels is not None:
-        after = warped_labels(inputs.moving_labels, fields[0], inputs.fixed.frame)
+        after = warped_labels(inputs.moving_labels, maps[0], inputs.fixed.frame)
         numbers["labels"] = {
             "before": before.labels(inputs),
             "after": label_numbers(after, inputs.fixed_labels, inputs.label_values),

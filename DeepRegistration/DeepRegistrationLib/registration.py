@@ -25,6 +25,7 @@ from .io import write_volume
 from .jacobian import determinant_slabs
 from .transform_files import write_displacement_slabs, write_linear
 from .transforms import LinearTransform, Transform
+from .written_map import WrittenMap
 
 OUTPUTS = ("forward.h5", "inverse.h5", "warped.nii.gz", "quality.json")
 FEATURE_OUTPUTS = ("features_fixed.nii.gz", "features_moving.nii.gz")
@@ -170,7 +171,7 @@ class Registration:
             write_displacement_slabs(field.mm_slabs(), field.frame, path, matrix)
 
 
-def warped_volume(moving: Volume, field: Field, frame: Frame) -> Volume:
+def warped_volume(moving: Volume, field: Field | WrittenMap, frame: Frame) -> Volume:
     """A moving image resampled onto a frame through a field, as SimpleITK resamples it.
 
     Linear interpolation; outside the moving box the value is 0, or the image's minimum if that is lower.

@@ -21,7 +21,7 @@ from .memory import too_large_sentence
 from .memory_plan import MemoryPlan
 from .methods import MethodInput, Prediction, method_by_name
 from .methods.base import image_on
-from .metrics import PointMap, correlation
+from .metrics import correlation
 from .objective import PairObjective, Prompts
 from .objectives import one_hot
 from .options import Options
@@ -35,7 +35,7 @@ from .solver import ScaleReport, Settings, scale_frame, solve
 from .transforms import FieldTransform, LinearTransform, Representation, Transform, representation
 from .transforms.linear import LinearRepresentation
 from .transforms.linear_fit import best_affine
-from .verdict import summed_up
+from .verdict import ALIKE_NCC, summed_up
 from .written_map import WrittenMap
 
 _CONTRAST_MM = 4.0
@@ -417,10 +417,9 @@ class Session:
         inputs, maps = standing.inputs, standing.maps
         frames = inputs.fixed.frame, inputs.moving.frame
         forward: Transform
-        linear: LinearTransform | None = None
         if isinstance(maps, LinearTransform):  # which is written as a matrix, exact everywhere
             forward, inverse = maps, maps.inverse()
-            points: tuple[PointMap, PointMap] = forward, inverse
+            linear = forward
             fields = forward.field(frames[0], self.device), inverse.field(frames[1], self.device)
         else:
             outputs = self._output_frame(frames[0]), self._output_frame(frames[1])
@@ -428,11 +427,11 @@ class Session:
             maps, fields = maps.written(outputs, repair, self.device)
             forward, inverse = maps.forward, maps.inverse
             linear = LinearTransform(maps.to_moving.matrix @ maps.to_fixed.inverse().matrix)
-            points = WrittenMap(fields[0], linear), WrittenMap(fields[1], linear.inverse())
-        warped = warped_volume(inputs.moving, fields[0], inputs.fixed.frame)
+        written = WrittenMap(fields[0], linear), WrittenMap(fields[1], linear.inverse())
+        warped = warped_volume(inputs.moving, written[0], inputs.fixed.frame)
         clock.lap("outputs")
         report("Measuring", 0.96)
-        quality = quality_of(inputs, points, fields, warped, self._before)
+        quality = quality_of(inputs, written, warped, self._before)
         clock.lap("quality")
         quality |= {
             "seconds": clock.seconds(),
@@ -448,7 +447,7 @@ class Session:
                 *inputs.warnings,
                 *self._plan.told,
                 *_cautions(standing),
-                *standing.prediction.warnings,
+                *([] if _idle(standing, quality) else standing.prediction.warnings),
             ],
         }
         quality["verdict"] = summed_up(quality)
@@ -468,6 +467,11 @@ def _cautions(standing: _Standing) -> list[str]:
         "The intensities of the two images say little about each other, so the linear stage kept to "
         "landmarks, labels or centres. Check the result, or add landmarks."
     ]
+
+
+def _idle(standing: _Standing, quality: dict[str, Any]) -> bool:
+    """Whether weights that did not help had nothing to do: the images were alike from the start."""
+    return standing.weights is not None and quality["similarity"]["before"]["ncc"] > ALIKE_NCC
 
 
 def _scale(report: ScaleReport) -> dict[str, Any]:

@@ -33,6 +33,15 @@ def field_and_linear(transform: sitk.Transform) -> tuple[np.ndarray, Frame, np.n
     return np.array(sitk.GetArrayViewFromImage(field)), frame_from_sitk(field), linear
 
 
+def linear_beyond(transform: sitk.Transform) -> np.ndarray | None:
+    """Homogeneous (d+1, d+1) matrix of what holds of a linear transform, or of a displacement field with linear
+    maps after it, beyond its lattice; None of anything else."""
+    if transform.IsLinear():
+        return linear_matrix(transform)
+    parts = field_and_linear(transform)
+    return None if parts is None else parts[2]
+
+
 def outside_caution(transform: sitk.Transform, points: np.ndarray, what: str) -> list[str]:
     """A sentence if some world points (N, d), LPS mm, lie outside the lattice of the displacement field that
     a transform begins with, where it is read as no displacement; none for transforms of other kinds."""

@@ -21,8 +21,11 @@ FAR_MM, FAR_BAD_MM = 3.0, 10.0
 are farther apart than the second on average, the result is bad."""
 FOLDS_BAD_PERCENT = 0.1
 """More folded voxels than this are bad; fewer are worth a look."""
-SHRUNK, GROWN = 0.1, 10.0
-"""Changes of volume (Jacobian determinants) beyond these are worth a look."""
+EXTREME = 0.1, 10.0
+"""Changes of volume (Jacobian determinants) beyond these are hardly anatomy."""
+EXTREME_LOOK_PERCENT, EXTREME_BAD_PERCENT = 0.1, 5.0
+"""More voxels than this where volumes change so much are worth a look, or bad; single ones are common where
+tissue of one image has no like in the other."""
 INVERSE_MEAN_MM, INVERSE_MAX_MM, INVERSE_BAD_MM = 0.5, 3.0, 1.0
 """Going there and back again: a mean or a largest error above the first two is worth a look, a mean
 above the third is bad."""
@@ -131,22 +134,12 @@ def _regularity(numbers: Mapping[str, Any], inverse: Mapping[str, Any]) -> list[
 
 
 def _volumes(numbers: Mapping[str, Any], inverse: Mapping[str, Any]) -> list[Sentence]:
-    """Whether tissue of the moving image swells or shrinks beyond belief somewhere; folds apart."""
-    smallest, largest = numbers.get("determinant_min"), numbers.get("determinant_max")
-    extremes = []
-    # the map goes from fixed to moving points: a determinant below 1 shows tissue of the moving image larger
-    swells = [inverse.get("determinant_max") or 0.0]
-    swells += [1 / smallest] if smallest is not None and smallest > 0 else []
-    if max(swells) > 1 / SHRUNK:
-        extremes.append(f"swells to {max(swells):.0f} times its volume")
-    shrinks = [largest or 0.0]
-    least = inverse.get("determinant_min")
-    shrinks += [1 / least] if least is not None and least > 0 else []
-    if max(shrinks) > GROWN:
-        extremes.append(f"shrinks to {100 / max(shrinks):.1g} % of its volume")
-    if not extremes:
+    """Whether volumes change beyond belief in more than a few voxels."""
+    share = max(of.get("extreme_percent") or 0.0 for of in (numbers, inverse))
+    if share <= EXTREME_LOOK_PERCENT:
         return []
-    return [Sentence(LOOK, f"Somewhere the moving image {' and elsewhere '.join(extremes)}.")]
+    text = f"In {share:.2g} % of the voxels tissue swells or shrinks more than tenfold."
+    return [Sentence(BAD if share > EXTREME_BAD_PERCENT else LOOK, text)]
 
 
 def _labels(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import SimpleITK as sitk
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from ..landmarks import pair_landmarks, read_landmarks
 from ..metrics import FOLDS_MEASURED, fold_statistics, inverse_consistency
 from ..quality import label_numbers, landmark_numbers, similarity_numbers
 from ..transform_files import displacement_from_sitk, displacement_to_sitk, read_transform_file
-from ..transform_parts import field_and_linear, linear_to_sitk, outside_caution
+from ..transform_parts import field_and_linear, linear_beyond, linear_to_sitk, outside_caution
 from ..transforms import LinearTransform
 from ..verdict import summed_up
 from .apply import check_dimension, resampled_image
@@ -93,9 +94,10 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
         inverse = inverted(transform, field, given.frames[1])
     if inverse is not None:
         back = sampled_field(inverse, given.frames[1])
-        numbers["inverse_consistency"] = inverse_consistency(field, back)
+        numbers["inverse_consistency"] = inverse_consistency(field, back, linear_beyond(inverse))
         other = _one_way(given.exchanged(), inverse, back)
-        numbers["moving_space"] = {**other, "inverse_consistency": inverse_consistency(back, field)}
+        consistency = inverse_consistency(back, field, linear_beyond(transform))
+        numbers["moving_space"] = {**other, "inverse_consistency": consistency}
     numbers["verdict"] = summed_up(numbers)
     return numbers
 
@@ -186,7 +188,9 @@ def inverted(transform: sitk.Transform, field: Field, frame: Frame) -> sitk.Tran
     inverse = load_transform(transform, frame.dimension, field.frame).inverse()
     if isinstance(inverse, LinearTransform):
         return linear_to_sitk(inverse.matrix.numpy())
-    return displacement_to_sitk(inverse.field(frame).mm_slabs(), frame)
+    linear = linear_beyond(transform)
+    beyond = None if linear is None else np.linalg.inv(linear)
+    return displacement_to_sitk(inverse.field(frame).mm_slabs(), frame, beyond)
 
 
 class _PointMap:
