@@ -239,8 +239,8 @@ def _evaluate(commands: argparse._SubParsersAction) -> None:
         commands,
         "evaluate",
         "measure a transform",
-        "Writes nothing but a table: of what the transform does and, in the column 'inverse', what its inverse "
-        "does to the fixed image.",
+        "Writes nothing but a table: of what the transform does and, in the column 'inverse', what its "
+        "inverse does to the fixed image.",
     )
     _files(parser, "--transform", what="fixed to moving points", required=True)
     _files(parser, "--inverse", what="moving to fixed points (default: computed from the transform)")

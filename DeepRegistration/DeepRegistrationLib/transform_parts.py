@@ -34,8 +34,8 @@ def field_and_linear(transform: sitk.Transform) -> tuple[np.ndarray, Frame, np.n
 
 
 def linear_beyond(transform: sitk.Transform) -> np.ndarray | None:
-    """Homogeneous (d+1, d+1) matrix of what holds of a linear transform, or of a displacement field with linear
-    maps after it, beyond its lattice; None of anything else."""
+    """Homogeneous (d+1, d+1) matrix of a linear transform, or of what holds of a displacement field with
+    linear maps after it beyond its lattice; None of anything else."""
     if transform.IsLinear():
         return linear_matrix(transform)
     parts = field_and_linear(transform)
