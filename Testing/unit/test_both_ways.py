@@ -156,3 +156,22 @@ def test_equal_images_are_good_whatever_the_weights_thought(monkeypatch: pytest.
     pair = demo_pair(spacing=10.0)
     quality = register(pair.fixed, pair.fixed, preset="fast", method="sitreg", device="cpu").quality
     assert quality["warnings"] == [] and quality["verdict"]["level"] == "good"
+
+
+def test_a_result_worse_than_no_registration_is_not_to_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A start that leads astray, and a preset that makes nothing of it: said even when asked to be quiet."""
+    pair = demo_pair(spacing=12.0)
+    arguments = ["register", "--out", str(tmp_path / "out"), "--quiet", "--device", "cpu"]
+    arguments += ["--preset", "prediction", "--method", "classical", "--linear", "none"]
+    for name in ("fixed", "moving"):
+        sitk.WriteImage(volume_to_sitk(getattr(pair, name)), str(tmp_path / f"{name}.nii.gz"))
+        arguments += [f"--{name}", str(tmp_path / f"{name}.nii.gz")]
+    sitk.WriteTransform(sitk.TranslationTransform(3, (70.0, 60.0, 0.0)), str(tmp_path / "start.tfm"))
+    assert cli.main([*arguments, "--initial", str(tmp_path / "start.tfm")]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("deepregistration: do not use: The images are less alike than before")
+    assert any("makes the images less alike than they are without it" in line for line in lines)
+    assert not any(line.startswith("deepregistration: good: ") for line in lines)
+    assert json.loads((tmp_path / "out" / "quality.json").read_text())["verdict"]["level"] == "do not use"
