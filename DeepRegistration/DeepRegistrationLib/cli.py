@@ -242,7 +242,9 @@ def _machine(parser: argparse.ArgumentParser, threads: str) -> None:
 
 def _voice(parser: argparse.ArgumentParser) -> None:
     quiet = parser.add_mutually_exclusive_group()
-    quiet.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    quiet.add_argument(
+        "--quiet", action="store_true", help="print nothing but errors and findings that ask for a look"
+    )
     quiet.add_argument(
         "--json-progress",
         action="store_true",
@@ -251,8 +253,15 @@ def _voice(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(commands: argparse._SubParsersAction) -> None:
-    parser = _command(commands, "evaluate", "measure a transform", "Writes nothing but a table.")
+    parser = _command(
+        commands,
+        "evaluate",
+        "measure a transform",
+        "Writes nothing but a table: of what the transform does and, in the column 'inverse', what its "
+        "inverse does to the fixed image.",
+    )
     _files(parser, "--transform", what="fixed to moving points", required=True)
+    _files(parser, "--inverse", what="moving to fixed points (default: computed from the transform)")
     _files(parser, "--fixed", "--moving")
     _files(parser, "--fixed-labels", "--moving-labels", what="label image")
     _files(parser, "--fixed-landmarks", "--moving-landmarks", what=".mrk.json, .fcsv or .csv")

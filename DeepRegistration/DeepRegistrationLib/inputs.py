@@ -12,20 +12,22 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from .cautions import landmark_cautions, noise_caution, start_caution
 from .errors import InputError
-from .field import Field
 from .frame import Frame, Volume
+from .initial import DEFORMABLE, TransformSource, check_initial, load_transform
 from .io import check_contrast, read_labels, read_mask, read_volume
 from .landmarks import Landmarks, LandmarkSource, as_landmarks, pair_landmarks
 from .prepare import overlap_share, resampled
-from .transform_files import displacement_from_sitk, linear_matrix, read_transform_file
-from .transforms import FieldTransform, LinearTransform, Transform
+from .transforms import LinearTransform, Transform
 
 ImageSource = str | Path | sitk.Image | Volume
-TransformSource = str | Path | sitk.Transform | Transform
 
 _OUTSIDE_SHARE = 0.25
 """How far outside its image a landmark may lie, as a share of the image's largest side."""
+
+_LEAST_VOXELS = 4
+"""Along each axis of a written field, unless the image itself has fewer."""
 
 
 class Keep(Enum):
@@ -105,7 +107,7 @@ def load_inputs(
         _mask(moving_mask, moving_volume.frame, "moving"),
         _landmarks(fixed_landmarks, moving_landmarks, fixed_volume.frame, moving_volume.frame, warnings),
         _landmarks(*(held_out_landmarks or (None, None)), fixed_volume.frame, moving_volume.frame, []),
-        None if initial is None else load_transform(initial, fixed_volume.frame.dimension),
+        _initial(initial, fixed_volume.frame, moving_volume.frame, warnings),
         warnings,
     )
 
@@ -165,15 +167,25 @@ def _as_pair(pairs: tuple[Tensor, Tensor, tuple[str, ...]] | None) -> tuple[Any,
     return Landmarks(fixed, names), Landmarks(moving, names)
 
 
-def check_overlap(inputs: Inputs, linear: str) -> None:
-    """Complain, or warn, when the images share no space.
+def check_pair(inputs: Inputs, linear: str, output_spacing: float | None = None) -> None:
+    """Complain, or warn, of what no registration could make good: images that share no space, noise, a start
+    that leads astray, results too coarse to hold a deformation.
+
+    Args:
+        inputs: the pair, whose warnings grow.
+        linear: the linear stage.
+        output_spacing: of the written fields, mm; None is the images' own.
 
     Raises:
-        InputError: nothing in the run could bring them together.
+        InputError: nothing in the run could bring the images together, or the fields would be too coarse.
     """
-    if overlap_share(inputs.fixed.frame, inputs.moving.frame) > 0:
+    for role, volume in (("fixed", inputs.fixed), ("moving", inputs.moving)):
+        check_output_spacing(volume.frame, output_spacing, role)
+        inputs.warnings.extend(noise_caution(volume, role))
+    if inputs.initial is not None:
+        inputs.warnings.extend(start_caution(inputs.fixed, inputs.moving, inputs.initial))
         return
-    if inputs.landmarks is not None or inputs.initial is not None:
+    if overlap_share(inputs.fixed.frame, inputs.moving.frame) > 0 or inputs.landmarks is not None:
         return
     if linear == "none":
         raise InputError(
@@ -183,27 +195,31 @@ def check_overlap(inputs: Inputs, linear: str) -> None:
     inputs.warnings.append("The two images did not overlap in space; their centres were aligned first.")
 
 
-def load_transform(source: TransformSource, dimension: int) -> Transform:
-    """A transform from a file, a SimpleITK transform or one of the engine's.
-
-    Raises:
-        InputError: unreadable, of another dimension, or of a kind that is neither linear nor a field.
-    """
-    if isinstance(source, Transform):
-        transform = source
-    else:
-        itk = source if isinstance(source, sitk.Transform) else read_transform_file(source)
-        matrix = linear_matrix(itk)
-        if matrix is not None:
-            transform = LinearTransform(matrix)
-        else:
-            vectors, frame = displacement_from_sitk(itk)
-            transform = FieldTransform(Field.from_mm(torch.as_tensor(vectors).float(), frame))
-    if transform.dimension != dimension:
+def check_output_spacing(frame: Frame, output_spacing: float | None, role: str) -> None:
+    """Raise InputError where a field would have fewer than four voxels along an axis, and fewer than the
+    image itself."""
+    sides = [
+        float(extent) / (min(n, _LEAST_VOXELS) - 0.5)
+        for extent, n in zip(frame.extent, frame.size, strict=True)
+        if n > 1
+    ]
+    if output_spacing is not None and sides and output_spacing > min(sides):
         raise InputError(
-            f"The initial transform is {transform.dimension}-D, but the images are {dimension}-D."
+            f"An output spacing of {output_spacing:g} mm is too coarse for the {role} image: "
+            f"choose at most {min(sides):.3g} mm."
         )
-    return transform
+
+
+def _initial(
+    source: TransformSource | None, fixed: Frame, moving: Frame, warnings: list[str]
+) -> Transform | None:
+    if source is None:
+        return None
+    initial = load_transform(source, fixed.dimension, fixed)
+    check_initial(initial, fixed, moving)
+    if not isinstance(initial, LinearTransform):
+        warnings.append(DEFORMABLE)
+    return initial
 
 
 def _volume(source: ImageSource, role: str) -> Volume:
@@ -275,6 +291,7 @@ def _landmarks(
             f"With only {len(names)} landmark pair{'s' if len(names) > 1 else ''} "
             "the rotation between the images is not determined by landmarks."
         )
+    warnings.extend(landmark_cautions(points_a, points_b, names))
     return points_a, points_b, names
 
 

@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from .errors import InputError
-from .field import Field
+from .field import Field, linear_part
 from .frame import Frame, Volume, apply_matrix
 from .jacobian import determinant_slabs
 from .objectives import LocalNCC, NormalisedMutualInformation
-
-_CHUNK = 1 << 19
-"""Points mapped at a time."""
+from .verdict import EXTREME
+from .written_map import border_part
 
 FOLDS_MEASURED = (
     "percent of voxels where the smallest of the 2^d Jacobian determinants by one-sided differences is <= 0: "
@@ -107,8 +106,9 @@ def fold_statistics(field: Field, mask: Tensor | None = None) -> dict[str, Any]:
         ``folds_percent`` as `FOLDS_MEASURED` says; ``folds_percent_central`` of voxels whose determinant
         by central differences (one-sided at the border) is <= 0; ``determinant_min`` and
         ``determinant_max`` over all one-sided determinants; ``determinant_min_at``, where the former is,
-        LPS mm; ``log_determinant_sd``, the standard deviation of the natural logarithm of the positive
-        central determinants.
+        LPS mm; ``extreme_percent`` of voxels whose central determinant is not between 0.1 and 10;
+        ``log_determinant_sd``, the standard deviation of the natural logarithm of the positive central
+        determinants.
 
     Raises:
         InputError: the mask has another shape or selects nothing.
@@ -118,7 +118,7 @@ def fold_statistics(field: Field, mask: Tensor | None = None) -> dict[str, Any]:
     inside = field.frame.voxels if mask is None else int(mask.sum())
     if inside == 0:
         raise InputError("The mask selects no voxel of the deformation field.")
-    folds = central_folds = 0
+    folds = central_folds = extremes = 0
     lowest, highest, logs = float("inf"), float("-inf"), []
     strongest = [0] * field.frame.dimension
     for slab in determinant_slabs(field.displacement):
@@ -137,6 +137,7 @@ def fold_statistics(field: Field, mask: Tensor | None = None) -> dict[str, Any]:
             place = place if places is None else int(places[place])
             strongest = [int(i) for i in np.unravel_index(place, slab.central.shape)]
             strongest[0] += slab.start
+        extremes += int(((central < EXTREME[0]) | (central > EXTREME[1])).sum())
         positive = central > 0
         here = int(central.numel() - positive.sum())
         central_folds += here
@@ -156,40 +157,47 @@ def fold_statistics(field: Field, mask: Tensor | None = None) -> dict[str, Any]:
         "determinant_min": lowest,
         "determinant_max": highest,
         "determinant_min_at": (field.frame.index_to_world @ [*strongest[::-1], 1.0])[:-1].tolist(),
+        "extreme_percent": 100 * extremes / inside,
         "log_determinant_sd": _pooled_sd(logs),
     }
 
 
-def inverse_consistency(forward: Field, inverse: Field, stride: int = 1) -> dict[str, float | None]:
-    """|inverse(forward(x)) - x| over every stride-th fixed voxel whose image lies in the inverse's box.
+def inverse_consistency(
+    forward: Field, inverse: Field, linear: np.ndarray | None = None
+) -> dict[str, float | None]:
+    """|inverse(forward(x)) - x| over every voxel of the first field whose image lies in the second's box.
 
     Args:
-        forward: fixed to moving points, on the fixed frame.
-        inverse: moving to fixed points, on the moving frame.
+        forward: fixed to moving points, on any lattice of the fixed box.
+        inverse: moving to fixed points, on any lattice of the moving box.
+        linear: homogeneous (d+1, d+1) linear part of the inverse, LPS mm, by which its file goes on beyond
+            the outermost voxel centres, see `WrittenMap`; None keeps the border's displacement.
 
     Returns:
-        ``mean_mm`` and ``max_mm``; None where no voxel's image lies in the box.
+        ``mean_mm`` and ``max_mm``, None where no voxel's image lies in the box; ``covered_percent``, the
+        share of voxels whose image does.
     """
-    shape, device = forward.frame.shape, forward.displacement.device
-    thin = (slice(None, None, stride),) * len(shape)
-    grid = forward.frame.grid(device, window=thin)
-    there = grid + forward.displacement[thin].to(grid)
-    to_inverse = inverse.frame.world_to_normalised @ forward.frame.normalised_to_world
-    back = forward.frame.world_to_normalised @ inverse.frame.normalised_to_world
+    frame, displacement = forward.frame, forward.displacement
+    to_inverse = inverse.frame.world_to_normalised @ frame.normalised_to_world
+    back = inverse.frame.normalised_to_world
     total, count, largest = 0.0, 0, 0.0
-    rows = max(1, _CHUNK // max(1, grid[0].numel() // len(shape)))
-    scale = torch.as_tensor(forward.frame.normalised_to_world[:-1, :-1], dtype=grid.dtype, device=device)
-    for start, points in zip(grid.split(rows), there.split(rows), strict=True):
-        image = apply_matrix(to_inverse, points)
-        kept = (image.abs() <= 1).all(-1)
-        image = image[kept]
-        if len(image) == 0:
-            continue
-        returned = apply_matrix(back, image + inverse.at(image))
-        errors = ((returned - start[kept]) @ scale.T).norm(dim=-1)
-        total, count = total + float(errors.sum(dtype=torch.float64)), count + len(errors)
+    for window in frame.slabs():
+        moved = displacement[window]
+        image = apply_matrix(to_inverse, frame.grid(displacement.device, window=window).add_(moved))
+        # the two displacements cancel in a perfect inverse; both in mm, no coordinates are needed
+        returning = inverse.at(image)
+        if linear is not None:
+            returning = returning + border_part(image, inverse.frame, linear)
+        errors = linear_part(frame.normalised_to_world, moved).add_(linear_part(back, returning))
+        inside = (image.abs_() <= 1).all(-1)
+        errors = torch.linalg.vector_norm(errors, dim=-1).mul_(inside)
+        total, count = total + float(errors.sum(dtype=torch.float64)), count + int(inside.sum())
         largest = max(largest, float(errors.max()))
-    return {"mean_mm": total / count if count else None, "max_mm": largest if count else None}
+    return {
+        "mean_mm": total / count if count else None,
+        "max_mm": largest if count else None,
+        "covered_percent": 100 * count / frame.voxels,
+    }
 
 
 def correlation(a: Tensor, b: Tensor, mask: Tensor | None = None) -> float:

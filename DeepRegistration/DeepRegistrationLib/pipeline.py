@@ -6,7 +6,8 @@ from pathlib import Path
 
 from . import resources
 from .clock import Clock
-from .inputs import ImageSource, TransformSource, check_overlap, load_inputs
+from .initial import TransformSource
+from .inputs import ImageSource, check_pair, load_inputs
 from .landmarks import LandmarkSource
 from .options import Options
 from .progress import CancelToken, ProgressCallback, Reporter
@@ -113,5 +114,5 @@ def register(
             initial,
             held_out_landmarks,
         )
-        check_overlap(inputs, linear)
+        check_pair(inputs, linear, output_spacing)
     return Session(inputs, options, device, threads).register(report, clock)

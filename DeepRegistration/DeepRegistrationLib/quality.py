@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from .inputs import Inputs
 from .interpolation import sample
 from .metrics import (
     FOLDS_MEASURED,
+    PointMap,
     correlation,
     dice,
     fold_statistics,
@@ -26,22 +28,30 @@ from .metrics import (
     mutual_information,
 )
 from .prepare import resampled
-from .transforms import Transform
+from .registration import warped_volume
+from .written_map import WrittenMap
 
-_CONSISTENCY_POINTS = 400_000
 _SIMILARITY_POINTS = 500_000
 
 
 def similarity_numbers(fixed: Volume, moving: Volume) -> dict[str, float]:
     """NCC (-1 to 1) and NMI (1 to 2) of two images on one lattice, over every so many voxels."""
-    stride = max(1, round((fixed.frame.voxels / _SIMILARITY_POINTS) ** (1 / fixed.frame.dimension)))
-    window = (0, *(slice(None, None, stride if n > stride else 1) for n in fixed.frame.shape))
-    a, b = fixed.data[window], moving.data[window]
+    a, b = thinned(fixed).data[0], thinned(moving).data[0]
     return {"ncc": correlation(a, b), "nmi": mutual_information(a, b)}
 
 
+def thinned(volume: Volume) -> Volume:
+    """Every so many voxels of a large image along each axis, about half a million in all."""
+    frame = volume.frame
+    stride = max(1, round((frame.voxels / _SIMILARITY_POINTS) ** (1 / frame.dimension)))
+    steps = tuple(stride if n > stride else 1 for n in frame.size)
+    data = volume.data[(slice(None), *(slice(None, None, step) for step in reversed(steps)))]
+    spacing = tuple(s * step for s, step in zip(frame.spacing, steps, strict=True))
+    return Volume(data, Frame(tuple(reversed(data.shape[1:])), spacing, frame.origin, frame.direction))
+
+
 def landmark_numbers(
-    transform: Transform | None, pairs: tuple[Tensor, Tensor, tuple[str, ...]]
+    transform: PointMap | None, pairs: tuple[Tensor, Tensor, tuple[str, ...]]
 ) -> dict[str, Any]:
     """Mean, largest and each landmark's error in mm; of the untouched points if there is no transform."""
     fixed, moving, names = pairs
@@ -65,7 +75,7 @@ def label_numbers(warped: Volume, fixed: Volume, values: tuple[int, ...]) -> dic
     }
 
 
-def warped_labels(labels: Volume, field: Field, frame: Frame) -> Volume:
+def warped_labels(labels: Volume, field: Field | WrittenMap, frame: Frame) -> Volume:
     """Labels carried onto a frame by nearest neighbour; 0 outside their box."""
     values = labels.data[None].float().cpu()
     parts = [
@@ -76,17 +86,23 @@ def warped_labels(labels: Volume, field: Field, frame: Frame) -> Volume:
 
 
 class Untouched:
-    """The numbers of a pair before anything was aligned, measured once each while its inputs stay."""
+    """The numbers of a pair before anything was aligned, measured once each while its inputs stay.
 
-    def __init__(self) -> None:
+    Attributes:
+        exchanged: the same with fixed and moving exchanged.
+    """
+
+    def __init__(self, exchanged: Untouched | None = None) -> None:
+        self.exchanged = exchanged or Untouched(self)
         self._images: tuple[Volume, Volume, dict[str, float]] | None = None
         self._labels: tuple[Volume, Volume, dict[str, Any]] | None = None
 
     def similarity(self, inputs: Inputs) -> dict[str, float]:
         """As `similarity_numbers`, of the moving image read at the fixed image's voxels."""
         if self._images is None or not _same(self._images, inputs.fixed, inputs.moving):
-            start = resampled(inputs.moving, inputs.fixed.frame)
-            self._images = (inputs.fixed, inputs.moving, similarity_numbers(inputs.fixed, start))
+            fixed = thinned(inputs.fixed)
+            numbers = similarity_numbers(fixed, resampled(inputs.moving, fixed.frame))
+            self._images = (inputs.fixed, inputs.moving, numbers)
         return self._images[2]
 
     def labels(self, inputs: Inputs) -> dict[str, Any]:
@@ -105,37 +121,61 @@ def _same(known: tuple[Volume, Volume, Any], fixed: Volume, moving: Volume) -> b
 
 
 def quality_of(
-    inputs: Inputs, forward: Transform, fields: tuple[Field, Field], warped: Volume, before: Untouched
+    inputs: Inputs, maps: tuple[WrittenMap, WrittenMap], warped: Volume, before: Untouched
 ) -> dict[str, Any]:
-    """What `quality.json` says about the maps and images.
+    """What `quality.json` says about the maps and images: of the fixed image's space, where the forward field
+    lives, and under ``moving_space`` the same of the moving image's, where the inverse one does.
 
     Args:
         inputs: the pair.
-        forward: fixed to moving points.
-        fields: forward and inverse, as they are written.
+        maps: forward and inverse, as they are written.
         warped: the moving image on the fixed lattice.
         before: measures, or knows, the pair before anything was aligned.
     """
-    forward_field, inverse_field = (Field(f.displacement.cpu(), f.frame) for f in fields)
-    stride = max(1, round((forward_field.frame.voxels / _CONSISTENCY_POINTS) ** (1 / forward.dimension)))
+    forward, inverse = (WrittenMap(Field(m.field.displacement.cpu(), m.field.frame), m.linear) for m in maps)
+    other = _exchanged(inputs)
+    back = warped_volume(inputs.fixed, inverse, thinned(inputs.moving).frame)
+    numbers = _one_way(inputs, (forward, inverse), warped, before)
+    numbers["moving_space"] = _one_way(other, (inverse, forward), back, before.exchanged)
+    return numbers
+
+
+def _exchanged(inputs: Inputs) -> Inputs:
+    """Fixed and moving the other way round."""
+    pairs = {
+        kind: None if pair is None else (pair[1], pair[0], pair[2])
+        for kind, pair in (("landmarks", inputs.landmarks), ("held_out", inputs.held_out))
+    }
+    return replace(
+        inputs,
+        fixed=inputs.moving,
+        moving=inputs.fixed,
+        fixed_labels=inputs.moving_labels,
+        moving_labels=inputs.fixed_labels,
+        **pairs,
+    )
+
+
+def _one_way(
+    inputs: Inputs, maps: tuple[WrittenMap, WrittenMap], warped: Volume, before: Untouched
+) -> dict[str, Any]:
+    """The numbers of the fixed image's space; `warped` may be thinned."""
+    linear = None if maps[1].linear is None else maps[1].linear.matrix.numpy()
+    fixed = inputs.fixed if warped.frame == inputs.fixed.frame else thinned(inputs.fixed)
     numbers: dict[str, Any] = {
-        "similarity": {
-            "before": before.similarity(inputs),
-            "after": similarity_numbers(inputs.fixed, warped),
-        },
-        "regularity": {**fold_statistics(forward_field), "folds_measured": FOLDS_MEASURED},
-        "inverse_consistency": inverse_consistency(forward_field, inverse_field, stride),
+        "similarity": {"before": before.similarity(inputs), "after": similarity_numbers(fixed, warped)},
+        "regularity": {**fold_statistics(maps[0].field), "folds_measured": FOLDS_MEASURED},
+        "inverse_consistency": inverse_consistency(maps[0].field, maps[1].field, linear),
     }
     if inputs.landmarks is not None or inputs.held_out is not None:
         numbers["landmarks"] = {
             kind: None
             if pairs is None
-            else {"before": landmark_numbers(None, pairs), "after": landmark_numbers(forward, pairs)}
+            else {"before": landmark_numbers(None, pairs), "after": landmark_numbers(maps[0], pairs)}
             for kind, pairs in (("fitted", inputs.landmarks), ("held_out", inputs.held_out))
         }
     if inputs.fixed_labels is not None and inputs.moving_labels is not None:
-        frame = inputs.fixed.frame
-        after = warped_labels(inputs.moving_labels, forward_field, frame)
+        after = warped_labels(inputs.moving_labels, maps[0], inputs.fixed.frame)
         numbers["labels"] = {
             "before": before.labels(inputs),
             "after": label_numbers(after, inputs.fixed_labels, inputs.label_values),

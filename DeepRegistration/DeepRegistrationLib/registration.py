@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from .atomic import write_text
@@ -22,8 +23,9 @@ from .frame import Frame, Volume
 from .interpolation import sample
 from .io import write_volume
 from .jacobian import determinant_slabs
-from .transform_files import linear_to_sitk, write_displacement_slabs, write_transform
+from .transform_files import write_displacement_slabs, write_linear
 from .transforms import LinearTransform, Transform
+from .written_map import WrittenMap
 
 OUTPUTS = ("forward.h5", "inverse.h5", "warped.nii.gz", "quality.json")
 FEATURE_OUTPUTS = ("features_fixed.nii.gz", "features_moving.nii.gz")
@@ -81,6 +83,7 @@ class Registration:
         inverse_field: `inverse` on the moving image's box.
         warped: the moving image on the fixed lattice, its own intensities.
         quality: numbers, as written to quality.json.
+        linear: the linear part of `forward`, which holds where its field ends; None: nothing does.
         features: feature images of the fixed and of the moving image, (C, *S) each on a frame of its own,
             where they were asked for and the method has some.
     """
@@ -92,6 +95,7 @@ class Registration:
     warped: Volume
     quality: dict[str, Any]
     features: tuple[Volume, Volume] | None = None
+    linear: LinearTransform | None = None
 
     @property
     def linear_only(self) -> bool:
@@ -143,9 +147,10 @@ class Registration:
 
     def _writers(self) -> dict[str, Callable[[Path], None]]:
         """What writes each output file."""
+        back = None if self.linear is None else self.linear.inverse()
         writers: list[Callable[[Path], None]] = [
-            lambda path: self._write_map(self.forward, self.forward_field, path),
-            lambda path: self._write_map(self.inverse, self.inverse_field, path),
+            lambda path: self._write_map(self.forward, self.forward_field, self.linear, path),
+            lambda path: self._write_map(self.inverse, self.inverse_field, back, path),
             lambda path: write_volume(self.warped, path),
             lambda path: write_text(path, json.dumps(self.quality, indent=2) + "\n"),
         ]
@@ -156,14 +161,17 @@ class Registration:
         return named
 
     @staticmethod
-    def _write_map(transform: Transform, field: Field, path: Path) -> None:
+    def _write_map(transform: Transform, field: Field, linear: LinearTransform | None, path: Path) -> None:
         if isinstance(transform, LinearTransform):
-            write_transform(linear_to_sitk(transform.matrix.cpu().numpy()), path)
+            write_linear(transform.matrix.numpy(), path)
         else:
-            write_displacement_slabs(field.mm_slabs(), field.frame, path)
+            matrix = None if linear is None else linear.matrix.numpy()
+            if matrix is not None and np.allclose(matrix, np.eye(len(matrix)), rtol=0, atol=1e-9):
+                matrix = None
+            write_displacement_slabs(field.mm_slabs(), field.frame, path, matrix)
 
 
-def warped_volume(moving: Volume, field: Field, frame: Frame) -> Volume:
+def warped_volume(moving: Volume, field: Field | WrittenMap, frame: Frame) -> Volume:
     """A moving image resampled onto a frame through a field, as SimpleITK resamples it.
 
     Linear interpolation; outside the moving box the value is 0, or the image's minimum if that is lower.

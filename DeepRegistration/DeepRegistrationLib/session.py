@@ -35,6 +35,8 @@ from .solver import ScaleReport, Settings, scale_frame, solve
 from .transforms import FieldTransform, LinearTransform, Representation, Transform, representation
 from .transforms.linear import LinearRepresentation
 from .transforms.linear_fit import best_affine
+from .verdict import ALIKE_NCC, summed_up
+from .written_map import WrittenMap
 
 _CONTRAST_MM = 4.0
 """Voxel size at which contrasts are compared: fine enough to keep tissues apart, if the image is."""
@@ -269,6 +271,11 @@ class Session:
         assert isinstance(last, LinearTransform)
         with resources.threads(1):
             linear = linear_stage(pair, self.options.linear_stage, last, report)
+        if not linear.informative and pair.prompts.landmarks is not None:
+            fitted = representation(self.options.representation)(pair.fixed.frame)
+            assert isinstance(fitted, LinearRepresentation)
+            fitted.fit_points(*pair.prompts.landmarks, pair.prompts.landmark_weights)
+            linear = replace(linear, transform=fitted.linear())
         halves, _, model = self._model(linear.transform)
         return replace(standing, linear=linear, halves=halves, model=model)
 
@@ -425,16 +432,19 @@ class Session:
         forward: Transform
         if isinstance(maps, LinearTransform):  # which is written as a matrix, exact everywhere
             forward, inverse = maps, maps.inverse()
+            linear = forward
             fields = forward.field(frames[0], self.device), inverse.field(frames[1], self.device)
         else:
             outputs = self._output_frame(frames[0]), self._output_frame(frames[1])
             repair = standing.representation.diffeomorphic and self._plan.preset.refines
             maps, fields = maps.written(outputs, repair, self.device)
             forward, inverse = maps.forward, maps.inverse
-        warped = warped_volume(inputs.moving, fields[0], inputs.fixed.frame)
+            linear = LinearTransform(maps.to_moving.matrix @ maps.to_fixed.inverse().matrix)
+        written = WrittenMap(fields[0], linear), WrittenMap(fields[1], linear.inverse())
+        warped = warped_volume(inputs.moving, written[0], inputs.fixed.frame)
         clock.lap("outputs")
         report("Measuring", 0.96)
-        quality = quality_of(inputs, forward, fields, warped, self._before)
+        quality = quality_of(inputs, written, warped, self._before)
         clock.lap("quality")
         quality |= {
             "seconds": clock.seconds(),
@@ -450,16 +460,22 @@ class Session:
                 *inputs.warnings,
                 *self._plan.told,
                 *standing.linear.warnings,
-                *standing.prediction.warnings,
+                *([] if _idle(standing, quality) else standing.prediction.warnings),
             ],
         }
+        quality["verdict"] = summed_up(quality)
         report("Done", 1.0)
         features = standing.prediction.features if self.options.features else None
         self.inputs, self._standing = inputs, standing
-        return Registration(forward, inverse, *fields, warped, quality, features)
+        return Registration(forward, inverse, *fields, warped, quality, features, linear)
 
     def _output_frame(self, frame: Frame) -> Frame:
         return frame if self._plan.output_spacing is None else frame.with_spacing(self._plan.output_spacing)
+
+
+def _idle(standing: _Standing, quality: dict[str, Any]) -> bool:
+    """Whether weights that did not help had nothing to do: the images were alike from the start."""
+    return standing.weights is not None and quality["similarity"]["before"]["ncc"] > ALIKE_NCC
 
 
 def _scale(report: ScaleReport) -> dict[str, Any]:

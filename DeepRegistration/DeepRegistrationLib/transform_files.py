@@ -1,7 +1,8 @@
 """Transforms <-> files that SimpleITK and 3D Slicer both read. World is LPS mm; transforms are pull-backs.
 
 =====================  ====================================================================
-``.h5``                any transform; a displacement is stored as double, uncompressed
+``.h5``                any transform; a displacement is stored as double, uncompressed, with a linear map
+                       after it where there is one
 ``.nii.gz``, ``.nii``  a displacement as float32, NIfTI intent 1006 (displacement vector)
 ``.nrrd``, ``.mha``    a displacement as float32 vector image, LPS, uncompressed
 ``.tfm``, ``.txt``     any transform but a displacement, as text
@@ -24,7 +25,8 @@ from .atomic import atomic_path, check_space
 from .errors import InputError, OutputError
 from .file_checks import check_file, itk_name, quiet_itk, survives
 from .frame import Frame
-from .io import IMAGE_EXTENSIONS, frame_from_sitk, set_frame, write_image
+from .io import IMAGE_EXTENSIONS, set_frame, write_image
+from .transform_parts import field_and_linear, lattice_points, linear_to_sitk, typed
 
 _TEXT = (".tfm", ".txt")
 _NIFTI = (".nii.gz", ".nii")
@@ -32,7 +34,6 @@ _SECONDS, _SLOWEST = 10.0, 1e7  # that reading a transform may take, and the byt
 _HDF5_OVERHEAD = 1 << 16  # bytes, generously
 _DISPLACEMENT_INTENT = 1006
 _INTENT_OFFSET = 68  # of the 16-bit intent code in a NIfTI-1 header
-_LINEAR_SCALE = 1000.0  # mm; long steps make the matrix exact to rounding even far from the origin
 
 
 def write_displacement(displacement_mm: np.ndarray | Tensor, frame: Frame, path: str | Path) -> None:
@@ -68,19 +69,48 @@ def write_displacement(displacement_mm: np.ndarray | Tensor, frame: Frame, path:
         )
 
 
-def write_displacement_slabs(slabs: Iterable[np.ndarray | Tensor], frame: Frame, path: str | Path) -> None:
+def write_displacement_slabs(
+    slabs: Iterable[np.ndarray | Tensor],
+    frame: Frame,
+    path: str | Path,
+    linear: np.ndarray | None = None,
+) -> None:
     """Write a displacement field as .h5 from slabs along the array's first axis, in order; nothing but the
-    file's own doubles (8 d bytes a voxel) is held whole. Otherwise as `write_displacement`."""
+    file's own doubles (8 d bytes a voxel) is held whole. Otherwise as `write_displacement`.
+
+    Args:
+        slabs: (rows, *frame.shape[1:], d) each, moved minus fixed point, mm, LPS.
+        frame: where the field lives.
+        path: .h5
+        linear: homogeneous (d+1, d+1) matrix that goes on where the field ends, LPS mm. The file is then a
+            composite: a field of what the map does besides, and the linear map after it. Both together are
+            the same map on the lattice, and readers, which take a field as zero outside of its lattice,
+            find the linear map there in place of the identity.
+    """
+    _write_itk(displacement_to_sitk(slabs, frame, linear), Path(path))
+
+
+def displacement_to_sitk(
+    slabs: Iterable[np.ndarray | Tensor], frame: Frame, linear: np.ndarray | None = None
+) -> sitk.Transform:
+    """What `write_displacement_slabs` writes; raises InputError."""
     image = set_frame(sitk.Image(frame.size, sitk.sitkVectorFloat64, frame.dimension), frame)
     whole, start = (slice(None),) * (frame.dimension - 1), 0
+    inverse = None if linear is None else np.linalg.inv(linear)
     for slab in slabs:
         field = _as_array(slab, (len(slab), *frame.shape[1:], frame.dimension)).astype(np.float64, copy=False)
+        if inverse is not None:
+            points = lattice_points(frame, slice(start, start + len(field)))
+            field = (points + field) @ inverse[:-1, :-1].T + inverse[:-1, -1] - points
         image[(*whole, slice(start, start + len(field)))] = sitk.GetImageFromArray(field, isVector=True)
         start += len(field)
     if start != frame.shape[0]:
         raise InputError("The displacement field and its grid do not have the same size.")
     # The transform takes over the image's memory: no copy is made.
-    _write_itk(sitk.DisplacementFieldTransform(image), Path(path))
+    transform = sitk.DisplacementFieldTransform(image)
+    if linear is None:
+        return transform
+    return sitk.CompositeTransform([linear_to_sitk(linear), transform])  # the last is applied first
 
 
 def write_transform(transform: sitk.Transform, path: str | Path) -> None:
@@ -91,7 +121,7 @@ def write_transform(transform: sitk.Transform, path: str | Path) -> None:
         OutputError: a format that cannot hold the transform, or the file could not be written.
     """
     path = Path(path)
-    transform = _typed(transform)
+    transform = typed(transform)
     if isinstance(transform, sitk.DisplacementFieldTransform):
         write_displacement(*displacement_from_sitk(transform), path)
     elif path.name.lower().endswith((".h5", *_TEXT)):
@@ -126,7 +156,7 @@ def read_transform_file(path: str | Path) -> sitk.Transform:
                 patience = _SECONDS + path.stat().st_size / _SLOWEST
                 if not survives(lambda: sitk.ReadTransform(name), patience):
                     raise InputError(f"{path} is not a transform that can be read, or it is damaged.")
-                return _typed(sitk.ReadTransform(name))
+                return typed(sitk.ReadTransform(name))
             image = sitk.ReadImage(itk_name(path))
             if image.GetNumberOfComponentsPerPixel() != image.GetDimension():
                 raise InputError(f"{path} is an image, but not a displacement field.")
@@ -145,7 +175,8 @@ def displacement_from_sitk(
 
     Args:
         transform: a SimpleITK transform or a file that `read_transform_file` reads.
-        frame: where to sample it (any transform); None keeps a displacement field's own lattice.
+        frame: where to sample it (any transform); None keeps a displacement field's own lattice, also of
+            one with linear maps after it.
 
     Returns:
         (*frame.shape, d) float64 moving minus fixed point, LPS mm, and the frame. Outside its own
@@ -156,12 +187,17 @@ def displacement_from_sitk(
     """
     if not isinstance(transform, sitk.Transform):
         transform = read_transform_file(transform)
-    transform = _typed(transform)
-    if isinstance(transform, sitk.DisplacementFieldTransform):
-        field = transform.GetDisplacementField()
-        own = frame_from_sitk(field)
+    transform = typed(transform)
+    parts = field_and_linear(transform)
+    if parts is not None:
+        vectors, own, linear = parts
         if frame is None or frame.same_lattice(own):
-            return np.array(sitk.GetArrayViewFromImage(field)), own
+            if linear is not None:
+                for window in own.slabs():
+                    points = lattice_points(own, window[0])
+                    moved = points + vectors[window]
+                    vectors[window] = moved @ linear[:-1, :-1].T + linear[:-1, -1] - points
+            return vectors, own
     if frame is None:
         raise InputError("The transform is not a displacement field; say on which image grid to sample it.")
     if frame.dimension != transform.GetDimension():
@@ -175,29 +211,6 @@ def displacement_from_sitk(
     return np.array(sitk.GetArrayViewFromImage(field)), frame
 
 
-def linear_matrix(transform: sitk.Transform) -> np.ndarray | None:
-    """Homogeneous (d+1, d+1) float64 matrix in LPS mm of a linear transform (also a chain of them);
-    None for any other."""
-    if not transform.IsLinear():
-        return None
-    d = transform.GetDimension()
-    offset = np.asarray(transform.TransformPoint([0.0] * d))
-    matrix = np.eye(d + 1)
-    for axis, step in enumerate(np.eye(d) * _LINEAR_SCALE):
-        matrix[:d, axis] = (np.asarray(transform.TransformPoint(step.tolist())) - offset) / _LINEAR_SCALE
-    matrix[:d, d] = offset
-    return matrix
-
-
-def linear_to_sitk(matrix: np.ndarray) -> sitk.AffineTransform:
-    """A SimpleITK affine transform from a homogeneous (d+1, d+1) matrix in LPS mm; raises InputError."""
-    matrix = np.asarray(matrix, dtype=np.float64)
-    d = len(matrix) - 1
-    if matrix.shape not in ((3, 3), (4, 4)) or not np.isfinite(matrix).all():
-        raise InputError("A linear transform must be a 3 by 3 or 4 by 4 matrix of finite numbers.")
-    return sitk.AffineTransform(matrix[:d, :d].ravel().tolist(), matrix[:d, d].tolist())
-
-
 def _as_array(displacement: np.ndarray | Tensor, shape: tuple[int, ...]) -> np.ndarray:
     field = displacement.detach().cpu().numpy() if isinstance(displacement, Tensor) else displacement
     if field.shape != shape:
@@ -205,14 +218,6 @@ def _as_array(displacement: np.ndarray | Tensor, shape: tuple[int, ...]) -> np.n
     if not np.isfinite(field).all():
         raise InputError("The displacement field has numbers that are not finite.")
     return field
-
-
-def _typed(transform: sitk.Transform) -> sitk.Transform:
-    """The transform by its own class, out of any composite that holds nothing else."""
-    transform = transform.Downcast()
-    while isinstance(transform, sitk.CompositeTransform) and transform.GetNumberOfTransforms() == 1:
-        transform = transform.GetNthTransform(0).Downcast()
-    return transform
 
 
 def _write_itk(transform: sitk.Transform, path: Path) -> None:

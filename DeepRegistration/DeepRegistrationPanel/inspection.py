@@ -8,11 +8,11 @@ import numpy as np
 import qt
 import slicer
 from DeepRegistrationLib.errors import RegistrationError
+from DeepRegistrationLib.verdict import worst_landmark
 from DeepRegistrationScene.geometry import FLIP
 from DeepRegistrationScene.inspection import Inspection, jump, show_grid
 from DeepRegistrationScene.jacobian_volume import strongest_fold
 from DeepRegistrationScene.transform_nodes import grid_frame
-from DeepRegistrationScene.verdict import worst_landmark
 from slicer.i18n import tr as _
 
 from .binding import Choice, Tick

@@ -5,8 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Any
 
+from DeepRegistrationLib.verdict import BAD, GOOD, LOOK, verdict
 from DeepRegistrationScene.quality_table import table_rows
-from DeepRegistrationScene.verdict import BAD, GOOD, LOOK, verdict
 from DeepRegistrationScene.verdict_level import verdict_line
 from slicer.i18n import tr as _
 

@@ -10,12 +10,12 @@ from typing import Any
 from DeepRegistrationLib.catalogue import ACROSS_CONTRASTS
 from DeepRegistrationLib.commands.tables import number
 from DeepRegistrationLib.errors import RegistrationError
+from DeepRegistrationLib.verdict import BAD, GOOD, LOOK, Sentence, verdict
 
 from .changes import changes
 from .geometry import Node
 from .quality_table import fill_rows
 from .results import RegistrationNodes
-from .verdict import BAD, GOOD, LOOK, Sentence, verdict
 
 FAILED, NOT_DONE = "failed", "not done"
 STATES = {GOOD: "good", LOOK: "worth a look", BAD: "bad", FAILED: "failed", NOT_DONE: "not done"}

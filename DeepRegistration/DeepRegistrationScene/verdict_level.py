@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .verdict import BAD, LEVELS, LOOK, Sentence
+from DeepRegistrationLib.verdict import BAD, LEVELS, LOOK, Sentence
+
 from .words import _
 
 

@@ -24,7 +24,7 @@ import torch
 from DeepRegistrationLib import io, transform_files
 from DeepRegistrationLib.errors import InputError, ResourceError
 from DeepRegistrationLib.frame import Frame, Volume
-from DeepRegistrationLib.inputs import load_transform
+from DeepRegistrationLib.initial import load_transform
 from DeepRegistrationLib.landmarks import Landmarks, read_landmarks, write_landmarks
 from DeepRegistrationLib.training.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from DeepRegistrationLib.weights import load_weights, save_weights

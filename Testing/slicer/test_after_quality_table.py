@@ -34,6 +34,11 @@ QUALITY: dict[str, Any] = {
             "hd95_mm": {"1": 2.0},
         },
     },
+    "moving_space": {
+        "regularity": {"folds_percent": 0.025},
+        "labels": {"after": {"dice_mean": 0.79, "hd95_mean_mm": None, "dice": {"1": 0.79}, "hd95_mm": {}}},
+        "landmarks": {"fitted": {"after": {"mean_mm": 0.8, "max_mm": 1.3, "each_mm": {"L2": 1.3}}}},
+    },
     "seconds": {"total": 12.34, "deform": 8.0},
     "peak_memory_mb": 512.4,
     "device": "cpu",
@@ -58,12 +63,13 @@ def test_rows_are_the_command_lines_and_more() -> None:
     for row in quality_rows(QUALITY)[1:]:
         name = row[0][0].upper() + row[0][1:]
         assert rows[name] == tuple(cell or "-" for cell in row[1:])
-    assert rows["Dice, prostate"] == ("0.400", "0.800") and rows["Dice, label 2"] == ("0.600", "0.900")
-    assert rows["95 % Hausdorff (mm), prostate"] == ("-", "2.00")
-    assert rows["Landmark L2 (mm)"] == ("9.00", "1.20")
-    assert rows["Folds (% of voxels)"] == ("-", "0.0125")
-    assert rows["Time (s)"] == ("-", "12.3") and rows["Device"] == ("-", "cpu, 2 threads")
-    assert rows["Method"] == ("-", "dio") and rows["Peak memory (MB)"] == ("-", "512")
+    assert rows["Dice, prostate"] == ("0.400", "0.800", "0.790")
+    assert rows["Dice, label 2"] == ("0.600", "0.900", "-")
+    assert rows["95 % Hausdorff (mm), prostate"] == ("-", "2.00", "-")
+    assert rows["Landmark L2 (mm)"] == ("9.00", "1.20", "1.30")
+    assert rows["Folds (% of voxels)"] == ("-", "0.0125", "0.0250")
+    assert rows["Time (s)"] == ("-", "12.3", "-") and rows["Device"] == ("-", "cpu, 2 threads", "-")
+    assert rows["Method"] == ("-", "dio", "-") and rows["Peak memory (MB)"] == ("-", "512", "-")
 
 
 def test_label_names_may_come_with_the_numbers() -> None:
@@ -77,7 +83,7 @@ def test_a_table_is_filled_and_filled_again(scene) -> None:
     assert read_table(node) == table_rows(QUALITY)
     table = node.GetTable()
     assert (
-        tuple(table.GetColumnName(k) for k in range(3)) == COLUMNS and node.GetUseColumnTitleAsColumnHeader()
+        tuple(table.GetColumnName(k) for k in range(4)) == COLUMNS and node.GetUseColumnTitleAsColumnHeader()
     )
     few = {"regularity": QUALITY["regularity"]}
     fill_table(node, few)

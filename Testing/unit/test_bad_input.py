@@ -88,7 +88,7 @@ def warned(
     """The run succeeds and says something about the input; returns quality.json."""
     assert run(options, out, *more) == 0
     err = capsys.readouterr().err
-    assert any(line.startswith("deepregistration: warning: ") and words in line for line in err.splitlines())
+    assert any(line.startswith("deepregistration: look: ") and words in line for line in err.splitlines())
     assert sorted(path.name for path in out.iterdir()) == sorted(OUTPUTS)
     quality = json.loads((out / "quality.json").read_text())
     assert any(words in warning for warning in quality["warnings"])

@@ -234,8 +234,9 @@ def test_quiet_prints_nothing_and_otherwise_a_table(
     prompts += ["--moving-labels", str(pair / "moving_labels.nrrd")]
     assert cli.main(register_arguments(pair, tmp_path / "b", *linear, *prompts)) == 0
     out, err = capsys.readouterr()
-    assert err == ""
-    for words in ("correlation", "landmark error (fitted), mean", "Dice", "folds", "forward.h5"):
+    assert all(line.startswith("deepregistration: good: ") for line in err.splitlines())
+    assert "All 4 landmarks are within 3 mm" in err and "No folding." in err
+    for words in ("correlation", "landmark error (fitted), mean", "Dice", "folds", "forward.h5", "inverse"):
         assert words in out
 
 

@@ -11,7 +11,8 @@ import torch
 from DeepRegistrationLib.errors import InputError
 from DeepRegistrationLib.field import Field
 from DeepRegistrationLib.frame import Frame, Volume
-from DeepRegistrationLib.inputs import check_overlap, load_inputs, load_transform
+from DeepRegistrationLib.initial import load_transform
+from DeepRegistrationLib.inputs import check_pair, load_inputs
 from DeepRegistrationLib.io import volume_to_sitk, write_volume
 from DeepRegistrationLib.landmarks import Landmarks
 from DeepRegistrationLib.transforms import FieldTransform, LinearTransform
@@ -22,6 +23,14 @@ OTHER = Frame.regular((9, 9, 9), 2.5)
 
 def noise(frame: Frame = FRAME, seed: int = 0) -> Volume:
     return Volume(torch.rand(1, *frame.shape, generator=torch.Generator().manual_seed(seed)), frame)
+
+
+def smooth(frame: Frame, centre: tuple[float, ...] = (1.0, -2.0, 0.5)) -> Volume:
+    """A blob, not in the middle of the box, with a smaller one beside it."""
+    points = frame.points() - torch.as_tensor(frame.centre.copy()) - torch.tensor(centre[: frame.dimension])
+    beside = points - 6
+    values = 100 * torch.exp(-points.square().sum(-1) / 40) + 60 * torch.exp(-beside.square().sum(-1) / 8)
+    return Volume(values[None].float(), frame)
 
 
 def labels(frame: Frame, *values: int) -> Volume:
@@ -109,16 +118,17 @@ def test_no_shared_space() -> None:
     far = Frame(OTHER.size, OTHER.spacing, (900.0, 0.0, 0.0), OTHER.direction)
     apart = load_inputs(noise(OTHER), noise(far))
     with pytest.raises(InputError, match="do not overlap"):
-        check_overlap(apart, "none")
-    check_overlap(apart, "rigid")
+        check_pair(apart, "none")
+    apart = load_inputs(smooth(OTHER), smooth(far))
+    check_pair(apart, "rigid")
     assert len(apart.warnings) == 1
     for more in (
         {"initial": sitk.TranslationTransform(3, (900.0, 0, 0))},
         {"fixed_landmarks": [[0.0, 0, 0]], "moving_landmarks": [[912.0, 12, 12]]},
     ):
-        helped = load_inputs(noise(OTHER), noise(far), **more)
+        helped = load_inputs(smooth(OTHER), smooth(far), **more)
         before = list(helped.warnings)
-        check_overlap(helped, "none")
+        check_pair(helped, "none")
         assert helped.warnings == before
 
 

@@ -222,13 +222,14 @@ def test_inverse_consistency_of_a_shift(frame: Frame) -> None:
     exact = Field.from_mm(torch.tensor([-0.3, -0.2, -0.1][:d]).expand(*moving.shape, d), moving)
     off = Field.from_mm(torch.tensor([-0.3, -0.2 + 0.4, -0.1][:d]).expand(*moving.shape, d), moving)
     assert inverse_consistency(forward, exact)["max_mm"] == pytest.approx(0, abs=1e-4)
-    result = inverse_consistency(forward, off, stride=2)
+    result = inverse_consistency(forward, off)
     assert result["mean_mm"] == pytest.approx(0.4, abs=1e-4)
     assert result["max_mm"] == pytest.approx(0.4, abs=1e-4)
     away = Field.identity(
         Frame(frame.size, frame.spacing, tuple(o + 900 for o in frame.origin), frame.direction)
     )
-    assert inverse_consistency(forward, away) == {"mean_mm": None, "max_mm": None}
+    nothing = {"mean_mm": None, "max_mm": None, "covered_percent": 0.0}
+    assert inverse_consistency(forward, away) == nothing
 
 
 @FRAMES
@@ -242,6 +243,17 @@ def test_inverse_consistency_agrees_with_mapping_the_points(frame: Frame) -> Non
     assert 0 < inside.sum() < inside.numel()
     assert result["mean_mm"] == pytest.approx(float(errors.mean()), rel=1e-4)
     assert result["max_mm"] == pytest.approx(float(errors.max()), rel=1e-4)
+    assert result["covered_percent"] == pytest.approx(100 * float(inside.double().mean()))
+
+
+def test_one_voxel_that_is_not_inverted_is_found() -> None:
+    """All voxels count: a coarser look would have passed it by."""
+    frame = Frame.regular((90, 90, 90))
+    forward, inverse = Field.identity(frame), Field.identity(frame)
+    inverse.displacement[41, 43, 47, 0] = 5 * 2 / 90
+    found = inverse_consistency(forward, inverse)
+    assert found["max_mm"] == pytest.approx(5, rel=1e-4)
+    assert found["mean_mm"] == pytest.approx(5 / 90**3, rel=1e-3)
 
 
 def test_correlation_agrees_with_numpy() -> None:

@@ -14,7 +14,7 @@ from DeepRegistrationLib import cli
 from DeepRegistrationLib.errors import Cancelled, InputError, RegistrationError
 from DeepRegistrationLib.field import Field
 from DeepRegistrationLib.frame import Frame, Volume
-from DeepRegistrationLib.inputs import load_transform
+from DeepRegistrationLib.initial import load_transform
 from DeepRegistrationLib.io import read_volume, write_volume
 from DeepRegistrationLib.progress import CancelToken
 from DeepRegistrationLib.template.affine import centred, mean_stretch

@@ -15,13 +15,12 @@ from DeepRegistrationLib.errors import InputError, OutputError
 from DeepRegistrationLib.frame import Frame
 from DeepRegistrationLib.transform_files import (
     displacement_from_sitk,
-    linear_matrix,
-    linear_to_sitk,
     read_transform_file,
     write_displacement,
     write_linear,
     write_transform,
 )
+from DeepRegistrationLib.transform_parts import linear_matrix, linear_to_sitk
 
 ROTATION = np.asarray(sitk.Euler3DTransform((0, 0, 0), 0.2, -0.4, 0.7).GetMatrix()).reshape(3, 3)
 OBLIQUE = Frame((7, 6, 9), (0.5, 1.25, 3.0), (-12.0, 30.5, 7.0), tuple(map(tuple, ROTATION.tolist())))

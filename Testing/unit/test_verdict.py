@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from DeepRegistrationLib import register
 from DeepRegistrationLib.demo.pair import demo_pair
-from DeepRegistrationScene.verdict import BAD, GOOD, LOOK, Sentence, verdict, worst_landmark
+from DeepRegistrationLib.verdict import BAD, GOOD, LOOK, Sentence, summed_up, verdict, worst_landmark
 
 
 def errors(**each: float) -> dict[str, Any]:
@@ -125,13 +125,76 @@ def test_folds(percent: float, level: str) -> None:
     assert ("less than 0.001 %" in sentence.text) == (percent < 0.001)
 
 
-def test_extreme_changes_of_volume_say_which_way() -> None:
-    small = only(changed(regularity__determinant_min=0.05), "regularity")
-    assert [s.level for s in small] == [LOOK, GOOD]
-    # a twentieth of a cubic millimetre of the moving image fills a whole one of the fixed image
-    assert any("swells to 20 times" in s.text for s in small)
-    large = only(changed(regularity__determinant_max=25.0), "regularity")
-    assert any("shrinks to 4 %" in s.text for s in large)
+@pytest.mark.parametrize(
+    ("here", "there", "levels"),
+    [(0.05, 0.0, [GOOD]), (0.5, 0.0, [LOOK, GOOD]), (0.0, 0.5, [LOOK, GOOD]), (20.0, 0.0, [BAD, GOOD])],
+)
+def test_extreme_changes_of_volume_count_where_there_are_many(
+    here: float, there: float, levels: list[str]
+) -> None:
+    quality = changed(regularity__extreme_percent=here)
+    quality["moving_space"] = {"regularity": {**FINE["regularity"], "extreme_percent": there}}
+    found = verdict({k: quality[k] for k in ("regularity", "moving_space")})
+    assert [s.level for s in found] == levels
+    assert len(levels) == 1 or f"In {max(here, there):.2g} % of the voxels" in found[0].text
+
+
+def both_ways(**there: Any) -> dict[str, Any]:
+    """FINE, and of the moving image's space the same with some numbers changed."""
+    quality = copy.deepcopy(FINE)
+    other = changed(**there)
+    quality["moving_space"] = {
+        key: other[key] for key in ("similarity", "regularity", "inverse_consistency", "labels")
+    }
+    return quality
+
+
+def test_both_ways_fine_is_fine() -> None:
+    found = verdict(both_ways())
+    assert {s.level for s in found} == {GOOD} and len(found) == 6
+    texts = [s.text for s in found]
+    assert "The structures overlap with a mean Dice of 0.85 (0.50 before), 0.85 on the moving image." in texts
+    assert summed_up(both_ways()) == {"level": GOOD, "sentences": texts}
+
+
+@pytest.mark.parametrize(
+    ("there", "level", "words"),
+    [
+        ({"regularity__folds_percent": 0.02}, LOOK, "The inverse transform folds in 0.02 %"),
+        ({"regularity__folds_percent": 40.0}, BAD, "The inverse transform folds in 40 %"),
+        ({"similarity__after__ncc": 0.4}, BAD, "on the moving image 0.610 before, 0.400 now"),
+        ({"labels__after__dice_mean": 0.4}, BAD, "they overlapped better before"),
+        ({"inverse_consistency__mean_mm": 2.5}, BAD, "within 2.50 mm on average"),
+        ({"inverse_consistency__max_mm": 9.5}, LOOK, "9.5 mm at worst"),
+    ],
+)
+def test_what_is_wrong_with_the_inverse_alone_is_said(there: dict[str, Any], level: str, words: str) -> None:
+    quality = both_ways(**there)
+    assert summed_up(quality)["level"] == level
+    assert words in summed_up(quality)["sentences"][0]
+
+
+def test_landmarks_that_stay_far_apart_are_bad() -> None:
+    numbers = {"before": errors(a=40.0, b=40.0), "after": errors(a=20.0, b=22.0)}
+    (sentence,) = verdict({"landmarks": {"fitted": numbers}})
+    assert sentence.level == BAD
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "level"), [(100.0, 3.0, GOOD), (2.0, 60.0, GOOD), (20.0, 9.0, LOOK), (4.0, 1.0, BAD)]
+)
+def test_images_that_hardly_share_space(here: float, there: float, level: str) -> None:
+    """A small image within a large one shares all of its own."""
+    quality = both_ways(inverse_consistency__covered_percent=there)
+    quality["inverse_consistency"]["covered_percent"] = here
+    assert summed_up(quality)["level"] == level
+
+
+def test_images_that_share_nothing_are_bad() -> None:
+    nothing = {"mean_mm": None, "max_mm": None, "covered_percent": 0.0}
+    (sentence,) = verdict({"inverse_consistency": nothing, "moving_space": {"inverse_consistency": nothing}})
+    assert sentence.level == BAD
+    assert sentence.text == "No part of either image comes to lie within the other."
 
 
 def test_similarity() -> None:
@@ -203,7 +266,7 @@ def test_verdict_needs_neither_slicer_nor_torch() -> None:
     program = (
         "import sys\n"
         "for name in ('slicer', 'vtk', 'torch', 'qt'): sys.modules[name] = None\n"
-        "from DeepRegistrationScene.verdict import verdict\n"
+        "from DeepRegistrationLib.verdict import verdict\n"
         "from DeepRegistrationScene.environment import state_from\n"
         "print(len(verdict({'warnings': ['x']})), state_from({}).ready)"
     )

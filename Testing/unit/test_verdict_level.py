@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from DeepRegistrationScene.verdict import BAD, GOOD, LOOK, Sentence
+from DeepRegistrationLib.verdict import BAD, GOOD, LOOK, Sentence
 from DeepRegistrationScene.verdict_level import verdict_line
 
 FINE = {"landmarks": {"held_out": {"after": {}}}}

@@ -10,23 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from ..catalogue import ACROSS_CONTRASTS, SIMILARITIES
+from ..verdict import Sentence, summed_up, verdict
 from .names import RECORD
 from .pool import Outcome
 from .rows import Row
 
-# column, and where in quality.json it comes from
+# column, and where in quality.json it comes from; "inverse" is what inverse.h5 does to the fixed image
 NUMBERS = (
     ("ncc_before", ("similarity", "before", "ncc")),
     ("ncc_after", ("similarity", "after", "ncc")),
     ("nmi_before", ("similarity", "before", "nmi")),
     ("nmi_after", ("similarity", "after", "nmi")),
+    ("ncc_inverse", ("moving_space", "similarity", "after", "ncc")),
+    ("nmi_inverse", ("moving_space", "similarity", "after", "nmi")),
     ("dice_before", ("labels", "before", "dice_mean")),
     ("dice_after", ("labels", "after", "dice_mean")),
+    ("dice_inverse", ("moving_space", "labels", "after", "dice_mean")),
     ("hd95_before_mm", ("labels", "before", "hd95_mean_mm")),
     ("hd95_after_mm", ("labels", "after", "hd95_mean_mm")),
+    ("hd95_inverse_mm", ("moving_space", "labels", "after", "hd95_mean_mm")),
     ("landmarks_before_mm", ("landmarks", "fitted", "before", "mean_mm")),
     ("landmarks_after_mm", ("landmarks", "fitted", "after", "mean_mm")),
     ("folds_percent", ("regularity", "folds_percent")),
+    ("folds_inverse_percent", ("moving_space", "regularity", "folds_percent")),
     ("determinant_min", ("regularity", "determinant_min")),
     ("determinant_max", ("regularity", "determinant_max")),
     ("inverse_error_mean_mm", ("inverse_consistency", "mean_mm")),
@@ -57,6 +63,16 @@ class Entry:
     files: dict[str, str]
     details: str = ""
 
+    @property
+    def findings(self) -> list[Sentence]:
+        """What its numbers mean, the gravest first."""
+        return verdict(self.quality)
+
+    @property
+    def level(self) -> str:
+        """Of the gravest finding; empty unless done."""
+        return summed_up(self.quality)["level"] if self.state == "done" else ""
+
     def number(self, column: str) -> float | None:
         """A number of the table; None where it was not measured."""
         value: Any = self.quality
@@ -77,6 +93,7 @@ def entry_of(row: Row, folder: Path, outcome: Outcome | None) -> Entry:
         fine = all(isinstance(value, dict) for value in (files, quality, quality.get("parameters", {})))
         if not fine or not all(isinstance(text, str) for text in quality.get("warnings", [])):
             raise ValueError("they are damaged")
+        verdict(quality)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return Entry(row, "failed", f"Its results cannot be read ({error}).", folder, {}, {})
     return Entry(row, "done", "", folder, quality, files)

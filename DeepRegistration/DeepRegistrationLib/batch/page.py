@@ -7,16 +7,19 @@ import html
 from collections.abc import Sequence
 from string import Template
 
+from ..verdict import BAD, GOOD, LOOK
 from .entries import Entry
 
-# what, digits, columns of the table before and after
+_CLASSES = {GOOD: "good", LOOK: "warning", BAD: "error"}
+
+# what, digits, columns of the table before, after and, on the moving image, after the inverse
 _SHOWN = (
-    ("correlation", 3, "ncc_before", "ncc_after"),
-    ("mutual information", 3, "nmi_before", "nmi_after"),
-    ("Dice", 3, "dice_before", "dice_after"),
-    ("landmark error (mm)", 2, "landmarks_before_mm", "landmarks_after_mm"),
-    ("folds (%)", 4, None, "folds_percent"),
-    ("seconds", 1, None, "seconds"),
+    ("correlation", 3, "ncc_before", "ncc_after", "ncc_inverse"),
+    ("mutual information", 3, "nmi_before", "nmi_after", "nmi_inverse"),
+    ("Dice", 3, "dice_before", "dice_after", "dice_inverse"),
+    ("landmark error (mm)", 2, "landmarks_before_mm", "landmarks_after_mm", None),
+    ("folds (%)", 4, None, "folds_percent", "folds_inverse_percent"),
+    ("seconds", 1, None, "seconds", None),
 )
 
 _PAGE = Template("""<!doctype html>
@@ -96,21 +99,28 @@ def written_page(entries: Sequence[Entry], pictures: Sequence[bytes | None], mea
     failed = sum(entry.state == "failed" for entry in entries)
     text += f", {failed} failed" if failed else ""
     text += f". Worst first, by {measure}." if done and measure != "order" else "."
+    if any(entry.number(c[4]) is not None for c in columns if c[4] for entry in entries):
+        text += " After the bar: the inverse transform, measured on the moving image."
     return _PAGE.substitute(
         title="Registrations",
         text=html.escape(text),
-        head="".join(f"<th>{html.escape(name)}</th>" for name in ("pair", *(c[0] for c in columns))),
+        head="".join(
+            f"<th>{html.escape(name)}</th>" for name in ("pair", "verdict", *(c[0] for c in columns))
+        ),
         rows="\n".join(_row(entry, columns) for entry in entries),
         articles="\n".join(_article(*pair) for pair in zip(entries, pictures, strict=True)),
     )
 
 
 def _row(entry: Entry, columns: Sequence[tuple]) -> str:
-    cells = [entry.row.name]
-    for _, digits, before, after in columns:
+    cells = [entry.row.name, entry.level]
+    for _, digits, before, after, inverse in columns:
         values = [entry.number(key) for key in (before, after) if key is not None]
         told = ["-" if value is None else f"{value:.{digits}f}" for value in values]
-        cells.append(" \N{RIGHTWARDS ARROW} ".join(told) if entry.state == "done" else "")
+        text = " \N{RIGHTWARDS ARROW} ".join(told)
+        other = None if inverse is None else entry.number(inverse)
+        text += "" if other is None else f" | {other:.{digits}f}"
+        cells.append(text if entry.state == "done" else "")
     inside = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
     return f'<tr class="{"done" if entry.state == "done" else "failed"}">{inside}</tr>'
 
@@ -123,7 +133,9 @@ def _article(entry: Entry, picture: bytes | None) -> str:
         parts.append(f'<p class="error">{html.escape(entry.sentence)}</p>')
     if entry.details:
         parts.append(f"<details><summary>Log</summary><pre>{html.escape(entry.details)}</pre></details>")
-    parts += [f'<p class="warning">{html.escape(w)}</p>' for w in entry.quality.get("warnings", ())]
+    parts += [
+        f'<p class="{_CLASSES[finding.level]}">{html.escape(finding.text)}</p>' for finding in entry.findings
+    ]
     if picture is not None:
         data = base64.b64encode(picture).decode("ascii")
         parts.append(f'<img alt="before and after" src="data:image/jpeg;base64,{data}">')

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..atomic import write_text
+from ..verdict import GOOD
 from .entries import NUMBERS, Entry, ranked
 from .names import PICTURE
 from .page import written_page
@@ -36,13 +37,14 @@ def _table(entries: Sequence[Entry]) -> str:
     columns = [name for name, _ in NUMBERS if any(e.number(name) is not None for e in entries)]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("row", "name", "state", "fixed", "moving", *columns, "warnings", "error"))
+    writer.writerow(("row", "name", "state", "verdict", "fixed", "moving", *columns, "findings", "error"))
     for entry in entries:
         options = entry.row.options
         numbers = [_cell(entry.number(column)) for column in columns]
-        warnings = " ".join(entry.quality.get("warnings", ()))
-        start = (entry.row.number, entry.row.name, entry.state, options["fixed"], options["moving"])
-        writer.writerow((*start, *numbers, warnings, entry.sentence))
+        findings = " ".join(finding.text for finding in entry.findings if finding.level != GOOD)
+        start = (entry.row.number, entry.row.name, entry.state, entry.level)
+        pair = (options["fixed"], options["moving"])
+        writer.writerow((*start, *pair, *numbers, findings, entry.sentence))
     return text.getvalue()
 
 

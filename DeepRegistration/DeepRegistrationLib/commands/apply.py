@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import SimpleITK as sitk
 import torch
 
 from ..errors import InputError
-from ..io import Source, read_labels, read_volume, set_frame, volume_to_sitk, write_volume
+from ..frame import Frame
+from ..io import Source, frame_from_sitk, read_labels, read_volume, set_frame, volume_to_sitk, write_volume
 from ..landmarks import Landmarks, read_landmarks, write_landmarks
 from ..transform_files import read_transform_file
+from ..transform_parts import field_and_linear, outside_caution
+from ..verdict import LOOK
 
+_LOOK = 32
+"""Points per axis at which a grid is looked at."""
+
+_BEYOND_PERCENT = 1.0
 _LANDMARK_FILES = (".json", ".fcsv", ".csv")
 
 
@@ -21,13 +29,36 @@ def run(options: argparse.Namespace) -> None:
     if str(options.input).lower().endswith(_LANDMARK_FILES):
         landmarks = read_landmarks(options.input)
         transform = read_transform_file(options.transform)
-        write_landmarks(mapped_landmarks(landmarks, transform), options.output)
+        mapped = mapped_landmarks(landmarks, transform)
+        write_landmarks(mapped, options.output)
+        _tell(outside_caution(transform, landmarks.points.numpy(), "landmarks"))
         return
     if options.reference is None:
         raise InputError("An image needs --reference: the image whose grid the result gets.")
     transform = read_transform_file(options.transform)
     image = resampled_image(options.input, options.reference, transform, options.labels)
     write_volume(image, Path(options.output))
+    _tell(_beyond(transform, frame_from_sitk(image)))
+
+
+def _tell(cautions: list[str]) -> None:
+    for caution in cautions:
+        print(f"deepregistration: {LOOK}: {caution}", file=sys.stderr)
+
+
+def _beyond(transform: sitk.Transform, frame: Frame) -> list[str]:
+    """A sentence if a good part of a grid lies where a displacement field, and all it does, has ended."""
+    parts = field_and_linear(transform)
+    if parts is None or parts[2] is not None:
+        return []
+    points = frame.resized(tuple(min(n, _LOOK) for n in frame.size)).points().flatten(0, -2)
+    share = 100 * float((~parts[1].contains(points)).double().mean())
+    if share < _BEYOND_PERCENT:
+        return []
+    return [
+        f"About {share:.0f} % of the reference's voxels lie outside the transform's grid: there the image is "
+        "shown where it lies, unmoved."
+    ]
 
 
 def mapped_landmarks(landmarks: Landmarks, transform: sitk.Transform) -> Landmarks:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..demo.pair import DemoPair, demo_pair
 from ..demo.picture import write_picture
 from ..field import Field
+from ..frame import Volume
 from ..io import write_volume
 from ..landmarks import Landmarks, write_landmarks
 from ..pipeline import register
@@ -50,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
             held_out_landmarks=(pair.fixed_landmarks, pair.moving_landmarks),
             progress=progress,
         )
-    quality = {**registration.quality, "labels": overlap(pair, registration.forward_field)}
+    quality = {**registration.quality, **overlaps(pair, registration)}
     errors = known_errors(pair, registration.forward_field)
     with results(folder, (*PAIR_FILES, *OUTPUTS, PICTURE)):
         registration.save(folder)
@@ -60,13 +61,21 @@ def run(options: argparse.Namespace) -> None:
     print(f"\n{quality['seconds']['total']:.1f} s; look at {folder / PICTURE}; all the rest is in {folder}")
 
 
-def overlap(pair: DemoPair, field: Field) -> dict[str, Any]:
-    """Dice and surface distance of the structures, which the registration has not seen."""
-    frame = pair.fixed.frame
-    values = common_labels(pair.fixed_labels.data, pair.moving_labels.data)
-    maps = {"before": Field.identity(frame), "after": field}
+def overlaps(pair: DemoPair, registration: Registration) -> dict[str, Any]:
+    """Dice and surface distance of the structures, which the registration has not seen, both ways: what of
+    the numbers they replace."""
+    labels = pair.fixed_labels, pair.moving_labels
+    there = overlap(*labels, registration.forward_field)
+    back = overlap(*reversed(labels), registration.inverse_field)
+    return {"labels": there, "moving_space": {**registration.quality["moving_space"], "labels": back}}
+
+
+def overlap(fixed: Volume, moving: Volume, field: Field) -> dict[str, Any]:
+    """The overlap of labels on the fixed lattice without and with a field."""
+    values = common_labels(fixed.data, moving.data)
+    maps = {"before": Field.identity(fixed.frame), "after": field}
     return {
-        when: label_numbers(warped_labels(pair.moving_labels, by, frame), pair.fixed_labels, values)
+        when: label_numbers(warped_labels(moving, by, fixed.frame), fixed, values)
         for when, by in maps.items()
     }
 
@@ -83,7 +92,11 @@ def known_errors(pair: DemoPair, field: Field) -> dict[str, tuple[float, float]]
 def error_rows(errors: dict[str, tuple[float, float]]) -> list[Row]:
     """Table rows of `known_errors`."""
     return [
-        (f"error against the truth, {name} (mm)", *(f"{errors[when][k]:.2f}" for when in ("before", "after")))
+        (
+            f"error against the truth, {name} (mm)",
+            *(f"{errors[when][k]:.2f}" for when in ("before", "after")),
+            "",
+        )
         for k, name in enumerate(("mean", "largest"))
     ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import SimpleITK as sitk
 from .. import resources
 from ..allocator import map_large_blocks
 from ..errors import InputError
+from ..inputs import check_output_spacing
 from ..io import read_frame, read_labels
 from ..memory import PROGRAM, Request, fitting, in_voxels, in_words, usable
 from ..options import Options
@@ -20,6 +20,7 @@ from ..registration import FEATURE_OUTPUTS, OUTPUTS
 from .files import check_folder, results
 from .progress import shown_progress
 from .tables import quality_rows, table
+from .told import tell
 
 _LARGE = 40_000_000
 """Image files of more bytes are worked on with memory in mind rather than time."""
@@ -70,10 +71,9 @@ def run(options: argparse.Namespace) -> None:
         written = OUTPUTS if registration.features is None else (*OUTPUTS, *FEATURE_OUTPUTS)
         with results(folder, written):
             registration.save(folder)
+    tell(registration.quality, grave_only=options.quiet)
     if options.quiet:
         return
-    for warning in registration.quality["warnings"]:
-        print(f"deepregistration: warning: {warning}", file=sys.stderr)
     if not options.json_progress:
         print(table(quality_rows(registration.quality)))
         print(f"\n{registration.quality['seconds']['total']:.1f} s; {', '.join(written)} are in {folder}")
@@ -138,6 +138,8 @@ def planned(options: argparse.Namespace) -> Request:
             f"The fixed image is {fixed.dimension}-D and the moving image {moving.dimension}-D; both must "
             "have the same number of axes."
         )
+    for role, frame in (("fixed", fixed), ("moving", moving)):
+        check_output_spacing(frame, options.output_spacing, role)
     labels = 0
     if options.fixed_labels and options.moving_labels:
         values = (

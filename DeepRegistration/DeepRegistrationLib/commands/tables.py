@@ -19,47 +19,69 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def quality_rows(quality: dict[str, Any]) -> list[Row]:
-    """The rows (what, before, after) of quality.json's numbers, as far as they are there."""
-    rows: list[Row] = [("", "before", "after")]
-    similarity = quality.get("similarity", {})
-    for key, name in (("ncc", "correlation (NCC)"), ("nmi", "mutual information (NMI)")):
-        if similarity:
-            rows.append((name, *(number(similarity[when][key], 3) for when in ("before", "after"))))
-    labels = quality.get("labels")
-    if labels:
-        for key, name, digits in (
-            ("dice_mean", "Dice, mean", 3),
-            ("hd95_mean_mm", "95 % Hausdorff, mean (mm)", 2),
-        ):
-            rows.append((name, *(number(labels[when][key], digits) for when in ("before", "after"))))
-    landmarks = quality.get("landmarks", {})
-    for kind, numbers in landmarks.items():
-        for key, name in (("mean_mm", "mean"), ("max_mm", "largest")):
-            if numbers:
-                what = f"landmark error{_KINDS[kind]}, {name} (mm)"
-                rows.append((what, *(number(numbers[when][key], 2) for when in ("before", "after"))))
-    regularity = quality["regularity"]
-    rows.append(("folds (% of voxels)", "", number(regularity["folds_percent"], 4)))
-    for key, name in (("determinant_min", "smallest"), ("determinant_max", "largest")):
-        rows.append((f"Jacobian determinant, {name}", "", number(regularity[key], 3)))
-    rows.append(("SD of log Jacobian determinant", "", number(regularity["log_determinant_sd"], 3)))
-    consistency = quality.get("inverse_consistency")
-    if consistency:
-        for key, name in (("mean_mm", "mean"), ("max_mm", "largest")):
-            rows.append((f"inverse consistency error, {name} (mm)", "", number(consistency[key], 3)))
+    """The rows (what, before, after, inverse) of quality.json's numbers, as far as they are there.
+
+    The last column is what the inverse transform makes: the fixed image on the moving one, measured there.
+    """
+    other = quality.get("moving_space") or {}
+    rows: list[Row] = [("", "before", "after", "inverse")]
+
+    def both(name: str, digits: int, *keys: str) -> None:
+        """A row of something measured before and after; the last key comes after those."""
+        group, last = keys[:-1], keys[-1]
+        ways = (quality, "before"), (quality, "after"), (other, "after")
+        rows.append((name, *(number(_at(of, *group, when, last), digits) for of, when in ways)))
+
+    def afterwards(name: str, digits: int, *keys: str) -> None:
+        rows.append((name, "", *(number(_at(of, *keys), digits) for of in (quality, other))))
+
+    if quality.get("similarity"):
+        both("correlation (NCC)", 3, "similarity", "ncc")
+        both("mutual information (NMI)", 3, "similarity", "nmi")
+    if quality.get("labels"):
+        both("Dice, mean", 3, "labels", "dice_mean")
+        both("95 % Hausdorff, mean (mm)", 2, "labels", "hd95_mean_mm")
+    for kind, numbers in (quality.get("landmarks") or {}).items():
+        if numbers:
+            both(f"landmark error{_KINDS[kind]}, mean (mm)", 2, "landmarks", kind, "mean_mm")
+            both(f"landmark error{_KINDS[kind]}, largest (mm)", 2, "landmarks", kind, "max_mm")
+    afterwards("folds (% of voxels)", 4, "regularity", "folds_percent")
+    afterwards("Jacobian determinant, smallest", 3, "regularity", "determinant_min")
+    afterwards("Jacobian determinant, largest", 3, "regularity", "determinant_max")
+    afterwards("SD of log Jacobian determinant", 3, "regularity", "log_determinant_sd")
+    if quality.get("inverse_consistency"):
+        afterwards("inverse consistency error, mean (mm)", 3, "inverse_consistency", "mean_mm")
+        afterwards("inverse consistency error, largest (mm)", 3, "inverse_consistency", "max_mm")
     return rows
+
+
+def _at(numbers: Any, *keys: str) -> float | None:
+    for key in keys:
+        numbers = numbers.get(key) if isinstance(numbers, dict) else None
+    return numbers
 
 
 _KINDS = {"fitted": " (fitted)", "held_out": " (not used)", "given": ""}
 
 
-def label_rows(labels: dict[str, Any]) -> list[Row]:
-    """A row per label: Dice and 95 % Hausdorff distance before and after."""
-    rows: list[Row] = [("label", "Dice before", "after", "HD95 before (mm)", "after (mm)")]
+def label_rows(labels: dict[str, Any], other: dict[str, Any] | None = None) -> list[Row]:
+    """A row per label: Dice and 95 % Hausdorff distance before and after, and after the inverse transform, of
+    which `other` are the numbers, on the moving image."""
+    ways = ((labels, "before"), (labels, "after"), (other or {}, "after"))
+    titles = ("before", "after", "inverse")
+    rows: list[Row] = [
+        (
+            "label",
+            f"Dice {titles[0]}",
+            *titles[1:],
+            f"HD95 {titles[0]} (mm)",
+            *(f"{t} (mm)" for t in titles[1:]),
+        )
+    ]
     for value in labels["after"]["dice"]:
-        numbers = [(labels[when]["dice"].get(value), 3) for when in ("before", "after")]
-        numbers += [(labels[when]["hd95_mm"].get(value), 2) for when in ("before", "after")]
-        rows.append((value, *(number(*pair) for pair in numbers)))
+        cells = [number(_at(of, when, "dice", value), 3) for of, when in ways]
+        cells += [number(_at(of, when, "hd95_mm", value), 2) for of, when in ways]
+        rows.append((value, *cells))
     return rows
 
 

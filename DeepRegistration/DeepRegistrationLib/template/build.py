@@ -17,7 +17,7 @@ from ..batch.run import run_batch
 from ..errors import InputError, RegistrationError
 from ..folder_lock import locked
 from ..frame import Frame
-from ..inputs import load_transform
+from ..initial import load_transform
 from ..io import read_volume, write_volume
 from ..progress import CancelToken, ProgressCallback, Reporter
 from ..transform_files import write_displacement, write_linear

@@ -108,7 +108,7 @@ class Tasks:
         self, parameters: dict[str, Any], arrays: Arrays, report: Reporter
     ) -> tuple[str, Registration]:
         from ..clock import Clock
-        from ..inputs import check_overlap, load_inputs
+        from ..inputs import check_pair, load_inputs
         from ..session import Session
 
         clock = Clock()
@@ -133,7 +133,7 @@ class Tasks:
             moving_landmarks=landmarks and landmarks[1],
             held_out_landmarks=held_out,
         )
-        check_overlap(inputs, options.linear)
+        check_pair(inputs, options.linear, options.output_spacing)
         like = next((w for w in self._sessions.values() if w.images == images), None)
         same = next((w for w in self._sessions.values() if w.alignment == alignment), None)
         session = Session(
