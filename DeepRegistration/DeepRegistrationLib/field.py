@@ -165,22 +165,52 @@ def cell_determinant(displacement: Tensor, corners: Sequence[tuple[int, ...]] | 
     Returns:
         One value per cell: shape (*S) less one along each axis (axes of one voxel stay).
     """
-    shape, d = displacement.shape[:-1], displacement.shape[-1]
     result: Tensor | None = None
-    for corner in corners or list(product((0, 1), repeat=d)):
-        columns = []
-        for axis in range(d):  # the difference along an axis, on the edge of the cell that meets the corner
-            edge = displacement
-            for other in range(d):
-                dim, n = d - 1 - other, shape[d - 1 - other]
-                if n > 1 and other != axis:
-                    edge = edge.narrow(dim, corner[other], n - 1)
-            n = shape[d - 1 - axis]
-            columns.append(edge.diff(dim=d - 1 - axis) * (n / 2) if n > 1 else torch.zeros_like(edge))
-        value = _determinant(columns)
+    for corner in corners or list(product((0, 1), repeat=displacement.shape[-1])):
+        value = _determinant(_corner_columns(displacement, corner))
         result = value if result is None else torch.minimum(result, value)
     assert result is not None
     return result
+
+
+def opposite_determinants(displacement: Tensor, corners: Sequence[tuple[int, ...]]) -> tuple[Tensor, Tensor]:
+    """`cell_determinant` of x + u(x) and of x - u(x), from one pass: det(I +- A) = 1 +- tr A + m +- det A
+    with m the sum of A's principal minors (no third term in 2-D)."""
+    result: tuple[Tensor, Tensor] | None = None
+    for corner in corners:
+        columns = [column.unbind(-1) for column in _corner_columns(displacement, corner)]
+        if len(columns) == 2:
+            (ax, ay), (bx, by) = columns
+            even, odd = (ax * by).addcmul_(ay, bx, value=-1).add_(1), ax + by
+        else:
+            (ax, ay, az), (bx, by, bz), (cx, cy, cz) = columns
+            yz = (by * cz).addcmul_(bz, cy, value=-1)
+            even = (ax * by).addcmul_(ay, bx, value=-1).addcmul_(ax, cz).addcmul_(az, cx, value=-1)
+            even.add_(yz).add_(1)
+            odd = yz.mul_(ax).addcmul_(ay, (bz * cx).addcmul_(bx, cz, value=-1))
+            odd.addcmul_(az, (bx * cy).addcmul_(by, cx, value=-1)).add_(ax).add_(by).add_(cz)
+        values = even + odd, even - odd
+        if result is None:
+            result = values
+        else:
+            result = torch.minimum(result[0], values[0]), torch.minimum(result[1], values[1])
+    assert result is not None
+    return result
+
+
+def _corner_columns(displacement: Tensor, corner: tuple[int, ...]) -> list[Tensor]:
+    """Derivatives of a displacement along the axes at a corner of each cell, d times (*S - 1, d)."""
+    shape, d = displacement.shape[:-1], displacement.shape[-1]
+    columns = []
+    for axis in range(d):  # the difference along an axis, on the edge of the cell that meets the corner
+        edge = displacement
+        for other in range(d):
+            dim, n = d - 1 - other, shape[d - 1 - other]
+            if n > 1 and other != axis:
+                edge = edge.narrow(dim, corner[other], n - 1)
+        n = shape[d - 1 - axis]
+        columns.append(edge.diff(dim=d - 1 - axis) * (n / 2) if n > 1 else torch.zeros_like(edge))
+    return columns
 
 
 def _determinant(columns: list[Tensor]) -> Tensor:

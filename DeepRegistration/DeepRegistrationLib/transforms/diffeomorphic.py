@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..catalogue import REPRESENTATIONS
-from ..field import cell_determinant
+from ..field import cell_determinant, opposite_determinants
 from ..filters import box_sum, gaussian_smooth
 from ..frame import Frame
 from ..interpolation import sample
@@ -67,18 +67,23 @@ class Diffeomorphic(FreeForm):
         super().smooth(sigma)
         warp, d = self.warp.data, self.dimension
         excess: Tensor | None = None
-        for sign in self.signs:
-            # two opposite corners of each cell tell nearly as much as all of them, for a quarter of the price
-            volume = cell_determinant(warp if sign > 0 else -warp, [(0,) * d, (1,) * d])
+        for volume in self._volumes():
             low, high = (float(extreme) for extreme in volume.aminmax())
             if low < self.least_volume or high > self.most_volume:
-                found = torch.maximum(1 - volume / self.least_volume, volume / self.most_volume - 1).clamp_(
-                    0, 1
-                )
+                found = torch.maximum(1 - volume / self.least_volume, volume / self.most_volume - 1)
+                found.clamp_(0, 1)
                 excess = found if excess is None else torch.maximum(excess, found)
         if excess is not None:
             missing = [warp.shape[dim] - excess.shape[dim] for dim in reversed(range(d))]
             _relax(warp, F.pad(excess, [value for count in missing for value in (0, count)]), 1)
+
+    def _volumes(self) -> tuple[Tensor, ...]:
+        """Determinants of the cells, of each map that is kept from folding."""
+        # two opposite corners of each cell tell nearly as much as all of them, for a quarter of the price
+        return (cell_determinant(self.warp.data, self._corners()),)
+
+    def _corners(self) -> list[tuple[int, ...]]:
+        return [(0,) * self.dimension, (1,) * self.dimension]
 
     @torch.no_grad()
     def finish(self) -> None:
@@ -126,6 +131,9 @@ class HalfWayDiffeomorphic(Diffeomorphic):
     signs = (1, -1)
     least_volume, most_volume = 0.45, 2.5
     """Of the halves: about the roots of what the whole map may do."""
+
+    def _volumes(self) -> tuple[Tensor, ...]:
+        return opposite_determinants(self.warp.data, self._corners())
 
     @torch.no_grad()
     def step(self, directions: list[Tensor], rate: float) -> None:
