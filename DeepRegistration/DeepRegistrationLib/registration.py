@@ -102,6 +102,12 @@ class Registration:
         """Whether both maps are linear, and are written as matrices."""
         return isinstance(self.forward, LinearTransform)
 
+    @property
+    def written(self) -> tuple[WrittenMap, WrittenMap]:
+        """Both maps as their files are read, between the voxels of the fields and outside of them."""
+        back = None if self.linear is None else self.linear.inverse()
+        return WrittenMap(self.forward_field, self.linear), WrittenMap(self.inverse_field, back)
+
     def jacobian(self, frame: Frame | None = None) -> Volume:
         """Jacobian determinant of the forward map at every voxel of a frame, (1, *S) float32, unitless.
 

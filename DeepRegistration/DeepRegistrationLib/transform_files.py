@@ -98,10 +98,12 @@ def displacement_to_sitk(
     whole, start = (slice(None),) * (frame.dimension - 1), 0
     inverse = None if linear is None else np.linalg.inv(linear)
     for slab in slabs:
-        field = _as_array(slab, (len(slab), *frame.shape[1:], frame.dimension)).astype(np.float64, copy=False)
+        field = _as_array(slab, (len(slab), *frame.shape[1:], frame.dimension))
+        field = field.astype(np.float64, copy=inverse is not None)
         if inverse is not None:
-            points = lattice_points(frame, slice(start, start + len(field)))
-            field = (points + field) @ inverse[:-1, :-1].T + inverse[:-1, -1] - points
+            for row, vectors in enumerate(field):  # a row at a time: coordinates are large
+                points = lattice_points(frame, slice(start + row, start + row + 1))[0]
+                vectors[:] = (points + vectors) @ inverse[:-1, :-1].T + inverse[:-1, -1] - points
         image[(*whole, slice(start, start + len(field)))] = sitk.GetImageFromArray(field, isVector=True)
         start += len(field)
     if start != frame.shape[0]:
