@@ -64,7 +64,7 @@ _SETTINGS = {
     "b-spline": Settings(rate=0.4, gradient_sigma=0, warp_sigma=0),
     "stationary-velocity": Settings(rate=0.3, gradient_sigma=1.0, warp_sigma=0.5),
     "geodesic": Settings(rate=0.05, gradient_sigma=0, warp_sigma=0),
-    "diffeomorphic": Settings(rate=0.5, gradient_sigma=1.0, warp_sigma=0.4),
+    "diffeomorphic": Settings(rate=0.5, gradient_sigma=1.0, warp_sigma=0.4, tolerance=3e-4),
     "neural-field": Settings(rate=1.0, gradient_sigma=0, warp_sigma=0),
 }
 """What suits each representation; scales and iterations come from the preset."""
