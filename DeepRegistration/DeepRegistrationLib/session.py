@@ -301,7 +301,7 @@ class Session:
         before = LinearTransform.identity(self.dimension) if linear_kind else linear.transform
         start, started = prediction.start, False
         if linear_kind:
-            model.fit(linear.transform if start is None else linear.transform.compose(start))
+            model.fit(linear.transform)  # refined already, both images treated alike
         elif self.inputs.initial is not None and not isinstance(self.inputs.initial, LinearTransform):
             model.fit(before.inverse().compose(self.inputs.initial))
         elif start is not None:
@@ -311,10 +311,15 @@ class Session:
         used = None if weights is None else weights.sha256
         standing = _Standing(self.inputs, pair, linear, before, prediction, name, model, used)
         settings = self._settings(standing, started)
-        if linear_kind and start is None:  # the linear stage has refined it, both images treated alike
+        if self._finished_linear(kind, linear):
             settings = replace(settings, scales=())
         model, reports = solve(self._objective(standing), model, settings, report.part(0.2, 0.9))
         return replace(standing, model=model), reports
+
+    def _finished_linear(self, kind: type[Representation], linear: LinearResult) -> bool:
+        """Whether the linear stage's map is the result: nobody asked for another measure, or none tells."""
+        chosen = self.options.similarity != "auto"
+        return issubclass(kind, LinearRepresentation) and not (chosen and linear.informative)
 
     def _weights(self) -> Any:
         """The weights asked for, or those that come with the method, or None."""
