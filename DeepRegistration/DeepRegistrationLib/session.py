@@ -357,9 +357,9 @@ class Session:
         standing = _Standing(self.inputs, pair, linear, halves, prediction, name, model, used)
         started = self._started(standing)
         settings = self._settings(standing, started)
-        # the linear stage has refined a linear map already
-        done = standing.linear_kind and (prediction.start is None or not linear.informative)
-        if not self._plan.preset.refines or done:
+        # the linear stage has refined a linear map already, by mutual information
+        chosen = self.options.similarity != "auto" and linear.informative
+        if not self._plan.preset.refines or (standing.linear_kind and not chosen):
             return standing, []
         model, reports = solve(self._objective(standing), model, settings, report.part(0.2, 0.9))
         return replace(standing, model=model), reports
@@ -380,11 +380,11 @@ class Session:
                 field = Field(half_displacement(field.displacement, zero, frame), frame)
             standing.representation.fit(FieldTransform(field))
             return False
-        if standing.prediction.start is None:
+        if standing.prediction.start is None or standing.linear_kind:
             return False
         standing.representation.fit(standing.prediction.start)
         # landmarks and labels, which it knows nothing of, may yet have far to pull
-        return not standing.linear_kind and prompts.landmarks is None and prompts.fixed_labels is None
+        return prompts.landmarks is None and prompts.fixed_labels is None
 
     def _weights(self) -> Any:
         """The weights asked for, or those that come with the method, or None."""

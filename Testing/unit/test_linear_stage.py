@@ -257,9 +257,9 @@ def test_turns_of_any_size_are_found(axis: int, degrees: float) -> None:
     assert result.informative and not result.warnings
 
 
-@pytest.mark.parametrize("scale", [0.67, 1.5])
-def test_scales_are_found(scale: float) -> None:
-    matrix = turn((0.2, 1.0, 0.0), 70.0, (5.0, 10.0, -5.0)).matrix.clone()
+@pytest.mark.parametrize(("scale", "degrees"), [(0.67, 0.0), (0.67, 70.0), (1.5, 0.0), (1.5, 180.0)])
+def test_scales_are_found(scale: float, degrees: float) -> None:
+    matrix = turn((0.2, 1.0, 0.0), degrees, (5.0, 10.0, -5.0)).matrix.clone()
     matrix[:3, :3] *= scale
     truth = LinearTransform(matrix)
     moving = Frame.regular((37, 37, 37), 6.0 * scale)

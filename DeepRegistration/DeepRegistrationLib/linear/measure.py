@@ -20,6 +20,7 @@ from .looks import Look
 _BINS_FEW = 12
 _CHUNK = 48
 _LABEL_PULL = 1.0
+_PLANE_PULL = 0.05
 
 
 class FastMeasure:
@@ -86,7 +87,7 @@ class SymmetricLoss:
 
     def __call__(self, matrix: Tensor) -> Tensor:
         inverse = torch.linalg.inv(matrix)
-        loss = -self.information(matrix, inverse)
+        loss = -self.information(matrix, inverse) + self._out_of_plane(matrix, inverse)
         if self.first.labels is not None and self.second.labels is not None:
             loss = loss + _LABEL_PULL * self._labels(matrix, inverse)
         if self.landmarks is not None:
@@ -114,6 +115,21 @@ class SymmetricLoss:
         # in double precision, whose rounding does not stop the last steps
         loss = similarity(values[:, :, None].double(), here.values, inside[None, None, None].double())
         return 1 - loss, share
+
+    def _out_of_plane(self, matrix: Tensor, inverse: Tensor) -> Tensor | float:
+        """Mean square of how far a single slice leaves another one, in half slices; zero for volumes.
+
+        A turn out of the plane only shortens a picture: without this nothing would hold it.
+        """
+        pair = self.first, self.second
+        if any(min(look.frame.size) > 1 for look in pair):
+            return 0.0
+        total = 0.0
+        for m, here, there in ((matrix, *pair), (inverse, *pair[::-1])):
+            points = _led(m[None], here, there)[0]
+            axis = there.frame.size.index(1)
+            total = total + _PLANE_PULL * points[:, axis].square().mean().double() / 2
+        return total
 
     def _labels(self, matrix: Tensor, inverse: Tensor) -> Tensor:
         """1 - soft Dice with squared denominators (Milletari et al., 3DV 2016), the mean of both ways."""

@@ -20,7 +20,10 @@ from .looks import Look, Side
 from .measure import FastMeasure
 
 _BLOCK = 96
-_SCALES = (0.67, 0.82, 1.22, 1.5)
+_SCALES = tuple(float(np.exp(x)) for x in (-0.4, -0.2, 0.2, 0.4))
+_SIZE_TELLS = 0.13
+"""Natural logarithm of the ratio of the subjects' radii from which on it counts in the search for turns."""
+
 _TURN_SHARE = 0.35
 """Starts that differ by less than this part of the subject's radius are one."""
 
@@ -81,7 +84,8 @@ def right_angle_turns() -> list[Tensor]:
 def starts(
     pair: tuple[Look, Look], sides: tuple[Side, Side], stretch: bool, keep: int, report: Reporter
 ) -> list[Tensor]:
-    """The most promising maps (d+1, d+1), first to second points, LPS mm, best first, no two near each other.
+    """The most promising maps (d+1, d+1), first to second points, LPS mm, best first, no two near each other;
+    after them the best of those that keep the images about as upright as their headers do.
 
     Args:
         pair: the images with few places.
@@ -94,13 +98,27 @@ def starts(
     labelled = pair[0].labels is not None
     bodies = body(pair[0], labelled), body(pair[1], labelled)
     candidates = torch.cat([_turned(bodies), _by_axes(bodies), _centred(sides)])
+    sizes = _scales(bodies) if stretch else []
+    if stretch and abs(np.log(sizes[-1])) > _SIZE_TELLS:  # then only at that size can turns be told apart
+        candidates = torch.cat([candidates, _scaled(_turned(bodies), bodies[0].centre, sizes[-1])])
     values = _measured(measure, candidates, report.part(0, 0.8))
     if stretch:
         best = candidates[values.argsort(descending=True, stable=True)[:12]]
-        scaled = torch.cat([_scaled(best, bodies[0].centre, s) for s in _scales(bodies)])
+        best = torch.cat([best, _upright(bodies)])
+        scaled = torch.cat([_scaled(best, bodies[0].centre, s) for s in sizes])
         candidates = torch.cat([candidates, scaled])
         values = torch.cat([values, _measured(measure, scaled, report.part(0.8, 1))])
-    return _distinct(candidates, values, bodies, keep)
+    upright = _near_upright(candidates, values)
+    return [*_distinct(candidates, values, bodies, keep), upright]
+
+
+def _near_upright(candidates: Tensor, values: Tensor) -> Tensor:
+    """The best of the candidates that are turned by less than 45 degrees."""
+    d = candidates.shape[1] - 1
+    linear = candidates[:, :d, :d]
+    scale = torch.linalg.det(linear).abs() ** (1 / d)
+    cosine = (linear.diagonal(dim1=1, dim2=2).sum(1) / scale - (d - 2)) / 2
+    return candidates[values.masked_fill(cosine < 0.7, -1.0).argmax()]
 
 
 def same(one: Tensor, other: Tensor, bodies: tuple[Body, Body], share: float = _TURN_SHARE) -> bool:
@@ -142,6 +160,13 @@ def _measured(measure: FastMeasure, candidates: Tensor, report: Reporter) -> Ten
 def _turned(bodies: tuple[Body, Body]) -> Tensor:
     """Every rotation, the centres of mass on one another."""
     return _about(rotations(len(bodies[0].centre)), bodies[0].centre, bodies[1].centre)
+
+
+def _upright(bodies: tuple[Body, Body]) -> Tensor:
+    """The centres of mass on one another, turned as the headers say."""
+    return _about(
+        torch.eye(len(bodies[0].centre), dtype=torch.float64)[None], bodies[0].centre, bodies[1].centre
+    )
 
 
 def _by_axes(bodies: tuple[Body, Body]) -> Tensor:
