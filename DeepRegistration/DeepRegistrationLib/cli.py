@@ -177,6 +177,7 @@ def _template(commands: argparse._SubParsersAction) -> None:
     _hands(parser)
     _choices(parser)
     _strengths(parser)
+    parser.set_defaults(symmetric="off")  # what counts is the fit to the template
     _machine(parser, "1 for each image")
     _voice(parser)
 
@@ -220,7 +221,7 @@ def _strengths(parser: argparse.ArgumentParser) -> None:
         choices=catalogue.SYMMETRIC,
         default="on",
         help="compare the images half-way between them, so that exchanging them exchanges the results "
-        "(on, the default), or in the fixed image's space alone (off)",
+        "(on), or in the fixed image's space alone (off; the default for templates alone)",
     )
     for name, text in catalogue.STRENGTHS.items():
         default = 0.0 if name == "regularity" else 1.0

@@ -74,16 +74,17 @@ class Deformation:
         """
         deformation = self
         fields = [deformation.forward.field(frames[0], device), deformation.inverse.field(frames[1], device)]
+        rows: list[Tensor | None] = [None, None]  # of the first axis, that have changed since the last look
         for attempt in range(_ROUNDS if repair else 0):
-            folded = [_folded(field) for field in fields]
+            folded = [_folded(field, changed) for field, changed in zip(fields, rows, strict=True)]
             if not any(len(places) for places in folded):
                 break
-            reach = 1 + attempt // 2
-            deformation, share = deformation._relaxed(folded, frames, reach)
+            deformation, share = deformation._relaxed(folded, frames, 1 + attempt // 2)
             for k, (transform, frame) in enumerate(
                 zip((deformation.forward, deformation.inverse), frames, strict=True)
             ):
-                fields[k] = _updated(fields[k], transform, self._touched(share, k, frame))
+                touched = self._touched(share, k, frame)
+                fields[k], rows[k] = _updated(fields[k], transform, touched), touched[:, 0].unique()
         return deformation, (fields[0], fields[1])
 
     def _relaxed(
@@ -141,14 +142,36 @@ def _indices(points: Tensor, frame: Frame) -> tuple[Tensor, ...]:
     return tuple(index[:, k].clamp(0, n - 1) for k, n in enumerate(frame.shape))
 
 
-def _folded(field: Field) -> Tensor:
-    """Voxels (N, d; z, y, x) that meet a (nearly) folded corner of a cell."""
-    found = []
-    for slab in determinant_slabs(field.displacement):
-        places = (slab.smallest < _NO_FOLD).nonzero()
-        places[:, 0] += slab.start
-        found.append(places)
-    return torch.cat(found).cpu()
+def _folded(field: Field, rows: Tensor | None = None) -> Tensor:
+    """Voxels (N, d; z, y, x) that meet a (nearly) folded corner of a cell.
+
+    Args:
+        rows: of the first axis, sorted; only there and next to them is looked. All by default.
+    """
+    n = field.displacement.shape[0]
+    parts = [(0, n)] if rows is None else _runs(rows, n)
+    found = [torch.zeros(0, field.frame.dimension, dtype=torch.long)]
+    for first, last in parts:
+        part = field.displacement[first:last].clone() if last - first < n else field.displacement
+        if last - first < n:  # a part is a lattice of its own, whose first axis is shorter
+            part[..., -1] *= n / (last - first)
+        for slab in determinant_slabs(part):
+            places = (slab.smallest < _NO_FOLD).nonzero()
+            places[:, 0] += slab.start + first
+            found.append(places.cpu())
+    return torch.cat(found)
+
+
+def _runs(rows: Tensor, count: int) -> list[tuple[int, int]]:
+    """First and last-plus-one of runs of rows, two more on either side."""
+    runs: list[tuple[int, int]] = []
+    for row in rows.tolist():
+        first, last = max(0, row - 2), min(count, row + 3)
+        if runs and first <= runs[-1][1]:
+            runs[-1] = runs[-1][0], last
+        else:
+            runs.append((first, last))
+    return runs
 
 
 def _updated(field: Field, transform: Transform, places: Tensor) -> Field:

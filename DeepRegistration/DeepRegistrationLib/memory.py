@@ -206,7 +206,8 @@ class Request:
             + max(self._working_bytes() * working, self._look_bytes())
             + 2 * _FLOAT * larger
             + SLACK,
-            resampling=held + shown + maps + 2 * _FLOAT * fixed + slab + SLACK,
+            # a field that is repaired is there twice, beside a mask of what has changed
+            resampling=held + shown + maps + (vector + 3 * _FLOAT) * larger + slab + SLACK,
             writing=maps + _FLOAT * fixed + double + SLACK,
             images=own,
         )

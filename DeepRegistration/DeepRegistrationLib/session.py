@@ -50,6 +50,10 @@ _SAME_CONTRAST = 0.4
 _START_POINTS = 12
 """Points per axis at which a deformable start is told from its linear part."""
 
+_ONLY_MEASURED = (
+    "The preset prediction gives what the network proposes, without optimisation: landmarks and labels help "
+    "the linear stage and measure the result, but do not pull. Choose another preset if they are to."
+)
 _PROCESSOR = torch.device("cpu")
 _MOVED = "The graphics card's memory did not suffice, so the computation went on on the processor."
 
@@ -460,6 +464,7 @@ class Session:
                 *inputs.warnings,
                 *self._plan.told,
                 *standing.linear.warnings,
+                *self._unused(standing),
                 *([] if _idle(standing, quality) else standing.prediction.warnings),
             ],
         }
@@ -468,6 +473,13 @@ class Session:
         features = standing.prediction.features if self.options.features else None
         self.inputs, self._standing = inputs, standing
         return Registration(forward, inverse, *fields, warped, quality, features, linear)
+
+    def _unused(self, standing: _Standing) -> list[str]:
+        """That prompts do not pull where nothing is optimised."""
+        prompts = standing.pair.prompts
+        if self._plan.preset.refines or (prompts.landmarks is None and prompts.fixed_labels is None):
+            return []
+        return [_ONLY_MEASURED]
 
     def _output_frame(self, frame: Frame) -> Frame:
         return frame if self._plan.output_spacing is None else frame.with_spacing(self._plan.output_spacing)

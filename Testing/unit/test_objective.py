@@ -118,7 +118,8 @@ def test_landmarks_weigh_what_they_say_and_pull_downhill(frame: Frame) -> None:
     )
     value = float(of.at(frame)(torch.zeros(*frame.shape, d)))
     voxel_squared = float(np.prod(frame.spacing)) ** (2 / d)
-    assert value == pytest.approx(5.0 * 3 / (2 * voxel_squared * frame.voxels) * 9.0, rel=1e-4)
+    mass = (np.sqrt(2 * np.pi) * of.landmark_reach) ** d  # of the surroundings each point pulls along
+    assert value == pytest.approx(mass * 5.0 * 3 / (2 * voxel_squared * frame.voxels) * 9.0, rel=1e-4)
     slope = goes_down(of, frame)
     # the wanted shift, seen before the linear stage turns it
     wanted = np.linalg.inv(before.matrix[:d, :d].numpy()) @ np.eye(d)[0]

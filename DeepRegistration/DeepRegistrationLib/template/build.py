@@ -207,7 +207,7 @@ class _Builder:
                 own["representation"] = "affine"
             else:
                 own["initial"] = str(self._affine_file(source).resolve())
-            rows.append(Row(number, source.name, {**self._state.options, **own}))
+            rows.append(Row(number, source.name, {"symmetric": "off", **self._state.options, **own}))
         part = self._report.part(round_ / self._rounds, (round_ + 0.95) / self._rounds)
         entries = run_batch(
             rows,
