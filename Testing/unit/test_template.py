@@ -156,10 +156,11 @@ def built(sources: list[Source], tmp_path_factory: pytest.TempPathFactory) -> tu
     return folder, build_template(sources, folder, 1, FAST, Work(1), resume=True)
 
 
-def test_iterations_are_better_than_the_affine_mean(built: tuple[Path, list[Numbers]]) -> None:
+def test_images_that_differ_by_shifts_are_aligned_and_stay_so(built: tuple[Path, list[Numbers]]) -> None:
+    """The affine mean leaves nothing to bend; the iteration that may bend keeps it."""
     affine, first = built[1]
-    assert first.similarity > affine.similarity and first.similarity > 0.99
-    assert affine.dice is not None and first.dice is not None and first.dice > affine.dice > 0.8
+    assert affine.similarity > 0.999 and first.similarity > 0.998
+    assert affine.dice is not None and first.dice is not None and min(affine.dice, first.dice) > 0.88
 
 
 def test_what_a_template_leaves(built: tuple[Path, list[Numbers]], sources: list[Source]) -> None:
