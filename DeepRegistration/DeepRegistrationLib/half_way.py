@@ -28,6 +28,10 @@ _ROUNDS = 60
 """Of the iteration for a matrix' square root, which converges quadratically."""
 
 
+_CURVED = ("stationary-velocity", "geodesic")
+"""Representations whose displacement does not change its sign with the parameters."""
+
+
 @dataclass(frozen=True)
 class Halves:
     """The linear ways from the half-way frame to both images, LPS mm: forward = to_moving o to_fixed^-1."""
@@ -214,6 +218,21 @@ class HalfWay:
 
     def finish(self) -> None:
         self.model.finish()
+
+    def fit(self, transform: FieldTransform) -> None:
+        """Move the parameters to where the two maps are near id + w and id - w; `transform` is id + w.
+
+        The parameters that fit -w are not everywhere the opposite of those that fit w; half of what separates
+        the two is, and serves both maps.
+        """
+        self.model.fit(transform)
+        if self.model.name not in _CURVED:
+            return
+        other, stored = self.model.resized(self.model.frame), transform.stored
+        other.fit(FieldTransform(Field(-stored.displacement, stored.frame)))
+        with torch.no_grad():
+            for one, opposite in zip(self.model.parameters(), other.parameters(), strict=True):
+                one.sub_(opposite).div_(2)
 
     def maps(self) -> tuple[Transform, Transform]:
         """Towards the moving and towards the fixed image: fields, or matrices where they are linear."""
