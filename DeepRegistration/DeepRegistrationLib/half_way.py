@@ -28,10 +28,6 @@ _ROUNDS = 60
 """Of the iteration for a matrix' square root, which converges quadratically."""
 
 
-_CURVED = ("stationary-velocity", "geodesic")
-"""Representations whose displacement does not change its sign with the parameters."""
-
-
 @dataclass(frozen=True)
 class Halves:
     """The linear ways from the half-way frame to both images, LPS mm: forward = to_moving o to_fixed^-1."""
@@ -222,11 +218,11 @@ class HalfWay:
     def fit(self, transform: FieldTransform) -> None:
         """Move the parameters to where the two maps are near id + w and id - w; `transform` is id + w.
 
-        The parameters that fit -w are not everywhere the opposite of those that fit w; half of what separates
+        The parameters that fit -w are not always the opposite of those that fit w; half of what separates
         the two is, and serves both maps.
         """
         self.model.fit(transform)
-        if self.model.name not in _CURVED:
+        if not hasattr(self.model, "signed"):  # the neural field, whose weights do not all have a sign
             return
         other, stored = self.model.resized(self.model.frame), transform.stored
         other.fit(FieldTransform(Field(-stored.displacement, stored.frame)))

@@ -59,7 +59,7 @@ def random_weights(method: str, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("representation", ["diffeomorphic", "stationary-velocity"])
+@pytest.mark.parametrize("representation", ["diffeomorphic", "stationary-velocity", "b-spline", "affine"])
 @pytest.mark.parametrize("method", NETWORKS)
 def test_exchanging_the_images_exchanges_what_is_predicted(
     method: str, representation: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
