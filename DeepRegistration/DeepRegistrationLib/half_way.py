@@ -215,6 +215,21 @@ class HalfWay:
     def finish(self) -> None:
         self.model.finish()
 
+    def fit(self, transform: FieldTransform) -> None:
+        """Move the parameters to where the two maps are near id + w and id - w; `transform` is id + w.
+
+        The parameters that fit -w are not always the opposite of those that fit w; half of what separates
+        the two is, and serves both maps.
+        """
+        self.model.fit(transform)
+        if not hasattr(self.model, "signed"):  # the neural field, whose weights do not all have a sign
+            return
+        other, stored = self.model.resized(self.model.frame), transform.stored
+        other.fit(FieldTransform(Field(-stored.displacement, stored.frame)))
+        with torch.no_grad():
+            for one, opposite in zip(self.model.parameters(), other.parameters(), strict=True):
+                one.sub_(opposite).div_(2)
+
     def maps(self) -> tuple[Transform, Transform]:
         """Towards the moving and towards the fixed image: fields, or matrices where they are linear."""
         partner = self.model.partner()

@@ -382,11 +382,11 @@ class Session:
             if isinstance(standing.model, HalfWay):
                 zero = torch.zeros_like(field.displacement)
                 field = Field(half_displacement(field.displacement, zero, frame), frame)
-            standing.representation.fit(FieldTransform(field))
+            standing.model.fit(FieldTransform(field))
             return False
         if standing.prediction.start is None or standing.linear_kind:
             return False
-        standing.representation.fit(standing.prediction.start)
+        standing.model.fit(standing.prediction.start)
         # landmarks and labels, which it knows nothing of, may yet have far to pull
         return prompts.landmarks is None and prompts.fixed_labels is None
 

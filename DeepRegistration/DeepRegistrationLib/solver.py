@@ -225,12 +225,11 @@ class _Best:
 
     @torch.no_grad()
     def restored(self, energies: list[float], energy: Energy, representation: Movable) -> None:
-        """Take the parameters back to the best ones, where the last ones are clearly worse, or where no
-        iteration got below the energy of the start and the last step did not either."""
+        """Take the parameters back to the best ones, where the last ones seen are clearly worse, or where the
+        last step, which nobody has looked at, does not end below the energy of the start."""
         gained = energies[0] - self.energy
-        if gained > 0 and energies[-1] <= self.energy + _SLACK * gained:
-            return
-        if gained <= 0 and float(energy(representation.displacement())) < self.energy:
+        near = gained <= 0 or energies[-1] <= self.energy + _SLACK * gained
+        if near and float(energy(representation.displacement())) < energies[0]:
             return
         for parameter, kept in zip(representation.parameters(), self.parameters, strict=True):
             parameter.copy_(kept)
