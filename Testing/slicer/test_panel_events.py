@@ -80,7 +80,7 @@ def test_the_picture_fits_again_once_the_panel_has_another_size(user, slicer_ses
     def width() -> float:
         return label.pixmap.width() / label.pixmap.devicePixelRatio()
 
-    for wanted in (330, 700, 400):
+    for wanted in (420, 700, 450):  # no narrower than the panel can be
         frame.resize(wanted, 900)
         room = min(432, max(280, wanted - 60))
         user.bot.waitUntil(lambda room=room: abs(width() - room) < 25, timeout=3000)
