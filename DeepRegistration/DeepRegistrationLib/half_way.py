@@ -207,7 +207,7 @@ class HalfWay:
 
     def step(self, directions: list[Tensor], rate: float) -> None:
         """Either map makes half of the step."""
-        self.model.step(directions, rate / 2)
+        self.model.step(directions, rate * self.model.half_way_rate)
 
     def smooth(self, sigma: Sequence[float]) -> None:
         self.model.smooth(sigma)

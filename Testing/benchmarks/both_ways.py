@@ -1,6 +1,6 @@
-"""Dice of labels carried in both directions by the written files, by SimpleITK alone; folder as in `pairs.py`.
+"""Dice of labels carried in both directions by the written files, by SimpleITK; folder as in `pairs.py`.
 
-    python both_ways.py FOLDER [--pairs 21-22,31-32] [--options "--method classical --preset fast"] [--labels]
+    python both_ways.py FOLDER [--pairs 21-22,31-32] [--options "--preset fast"] [--labels]
 
 For each pair: labels onto the fixed image by forward.h5, onto the moving one by inverse.h5, and the mean distance
 of forward from the inverse of the exchanged pair over the foreground of the fixed image (mm).

@@ -128,6 +128,7 @@ class Representation(Transform):
         diffeomorphic: whether folds are excluded by construction.
         compositive: whether `step` composes its update on the inside of the map, so that gradients are
             to be taken with respect to such an update (`interpolation.warp`).
+        half_way_rate: times the rate of a step, where this map and its `partner` make it together.
         signed: attributes, tensors or lists of them, whose sign makes a map its `partner`.
     """
 
@@ -135,6 +136,7 @@ class Representation(Transform):
     description: ClassVar[str]
     diffeomorphic: ClassVar[bool]
     compositive: ClassVar[bool] = False
+    half_way_rate: ClassVar[float] = 0.5
     signed: ClassVar[tuple[str, ...]]
 
     def __init__(self, frame: Frame, device: torch.device | str = "cpu") -> None:

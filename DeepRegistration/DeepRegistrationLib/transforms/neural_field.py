@@ -41,6 +41,7 @@ class NeuralField(Representation):
     name = "neural-field"
     description = REPRESENTATIONS[name].description
     diffeomorphic = False
+    half_way_rate = 1.0  # a rate of learning, not a distance
 
     def __init__(
         self,
