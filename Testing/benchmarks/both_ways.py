@@ -2,8 +2,8 @@
 
     python both_ways.py FOLDER [--pairs 21-22,31-32] [--options "--preset fast"] [--labels]
 
-For each pair: labels onto the fixed image by forward.h5, onto the moving one by inverse.h5, and the mean distance
-of forward from the inverse of the exchanged pair over the foreground of the fixed image (mm).
+For each pair: labels onto the fixed image by forward.h5 and onto the moving one by inverse.h5, and the mean
+distance of forward from the inverse of the exchanged pair over the foreground of the fixed image (mm).
 """
 
 from __future__ import annotations

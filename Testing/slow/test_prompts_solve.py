@@ -111,6 +111,6 @@ def test_landmarks_pull_even_without_a_linear_stage(problem: Problem, name: str)
 
 
 def test_the_bounded_spline_goes_as_far_as_its_bound_alone(problem: Problem) -> None:
-    """What excludes folds bounds its reach too: 0.3 of each level's control spacing, here 13 mm for either half."""
+    """What excludes folds bounds its reach too: 0.3 of each level's control spacing, 13 mm a half."""
     numbers = run(problem, "b-spline", True, "none").quality["landmarks"]["fitted"]
     assert 15 < numbers["before"]["mean_mm"] - numbers["after"]["mean_mm"] < 28
