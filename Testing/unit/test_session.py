@@ -92,7 +92,7 @@ def test_a_landmark_that_is_moved_is_followed(name: str) -> None:
         assert float(reached[others].mean()) < float(start[others].mean()) + 0.7
     numbers = after.quality["landmarks"]["fitted"]["after"]["each_mm"]
     # the numbers are of the written field, which is linear between its voxels
-    assert list(numbers.values()) == pytest.approx(reached.tolist(), abs=0.1)
+    assert list(numbers.values()) == pytest.approx(reached.tolist(), abs=0.2)
     if after.forward is not before.forward and name in ("diffeomorphic", "stationary-velocity", "b-spline"):
         assert after.quality["regularity"]["folds_percent"] == 0
 
