@@ -46,7 +46,7 @@ class BSpline(Representation):
     description = REPRESENTATIONS[name].description
     diffeomorphic = True
     signed = ("coefficients",)
-    half_way_rate = 0.25  # its bounds are all that keeps it smooth
+    half_way_rate = 0.3  # its bounds are all that keeps it smooth
 
     def __init__(
         self,
