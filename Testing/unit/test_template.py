@@ -133,14 +133,14 @@ def test_sharpness_is_the_slope_per_mm() -> None:
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
     folder = tmp_path_factory.mktemp("images")
-    shapes = ((0.0, 0.85), (2.0, 1.1), (-2.0, 1.0))
+    shapes = ((0.0, 0.85, 0.0), (2.0, 1.1, 2.0), (-2.0, 1.0, -2.0))  # what no affine map brings together
     return [
         Source(
             f"s{k}",
-            blobs(folder / f"s{k}.nii.gz", *shape),
-            blobs(folder / f"l{k}.nii.gz", *shape, labels=True),
+            blobs(folder / f"s{k}.nii.gz", shift, scale, bend=bend),
+            blobs(folder / f"l{k}.nii.gz", shift, scale, bend=bend, labels=True),
         )
-        for k, shape in enumerate(shapes)
+        for k, (shift, scale, bend) in enumerate(shapes)
     ]
 
 
@@ -156,11 +156,10 @@ def built(sources: list[Source], tmp_path_factory: pytest.TempPathFactory) -> tu
     return folder, build_template(sources, folder, 1, FAST, Work(1), resume=True)
 
 
-def test_images_that_differ_by_shifts_are_aligned_and_stay_so(built: tuple[Path, list[Numbers]]) -> None:
-    """The affine mean leaves nothing to bend; the iteration that may bend keeps it."""
+def test_iterations_are_better_than_the_affine_mean(built: tuple[Path, list[Numbers]]) -> None:
     affine, first = built[1]
-    assert affine.similarity > 0.999 and first.similarity > 0.998
-    assert affine.dice is not None and first.dice is not None and min(affine.dice, first.dice) > 0.88
+    assert first.similarity > affine.similarity and first.similarity > 0.99
+    assert affine.dice is not None and first.dice is not None and first.dice > affine.dice > 0.8
 
 
 def test_what_a_template_leaves(built: tuple[Path, list[Numbers]], sources: list[Source]) -> None:
