@@ -16,8 +16,8 @@ def blobs(
     labels: bool = False,
     bend: float = 0.0,
 ) -> Path:
-    """A 2-D picture of a few soft blobs about the origin, or of what is bright in them, at 1 mm; `bend` mm of a
-    wave along y displace them along x."""
+    """A 2-D picture of a few soft blobs about the origin, or of what is bright in them, at 1 mm; `bend` mm
+    of a wave along y displace them along x."""
     y, x = (np.mgrid[:size, :size] - (size - 1) / 2) / scale
     x = x - bend * np.sin(y / 5)
     image = np.zeros((size, size))

@@ -133,7 +133,7 @@ def test_sharpness_is_the_slope_per_mm() -> None:
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> list[Source]:
     folder = tmp_path_factory.mktemp("images")
-    shapes = ((0.0, 0.85, 0.0), (2.0, 1.1, 2.0), (-2.0, 1.0, -2.0))  # what no affine map brings together
+    shapes = ((0.0, 0.85, 0.0), (2.0, 1.1, 2.0), (-2.0, 1.0, -2.0))  # bent as no affine map is
     return [
         Source(
             f"s{k}",
