@@ -114,5 +114,5 @@ def test_local_correlation_ignores_gain_and_offset_and_stays_in_range(
     measure = LocalNCC(radius)
     value = float(measure(warped, fixed))
     assert 0 <= value <= 1
-    assert float(measure(offset + gain * warped, fixed)) == pytest.approx(value, abs=1e-7)
+    assert float(measure(offset - gain * warped, fixed)) == pytest.approx(value, abs=1e-7)
     assert float(measure(fixed, warped)) == pytest.approx(value, abs=1e-9)

@@ -17,7 +17,7 @@ def window_loop(
     for index in np.ndindex(a.shape):
         window = tuple(slice(max(0, i - r), i + r + 1) for i, r in zip(index, radius, strict=True))
         p, q = a[window].ravel(), b[window].ravel()
-        covariance = ((p - p.mean()) * (q - q.mean())).mean() + epsilon * a.std() * b.std()
+        covariance = abs(((p - p.mean()) * (q - q.mean())).mean()) + epsilon * a.std() * b.std()
         terms[index] = covariance**2 / ((p.var() + epsilon * a.var()) * (q.var() + epsilon * b.var()))
     return 1 - float(np.average(terms, weights=weight))
 

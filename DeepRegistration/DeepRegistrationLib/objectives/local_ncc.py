@@ -40,8 +40,8 @@ class LocalNCC(Similarity):
         gradient: "exact", or "centre": each voxel only sees the window centred on it, scaled as if its
             neighbours' windows agreed with it (the approximation of Avants et al. 2008); cheaper.
         epsilon: added to the window variances, as a fraction of each image's whole variance, and the root of
-            both to the covariance: flat regions contribute nothing, two of them agree, and of all images an
-            image is most like itself.
+            both to the size of the covariance: flat regions contribute nothing, two of them agree, and of all
+            images an image is most like itself.
 
     Windows are cut at the border and statistics taken over the voxels inside. `weight` weighs window
     centres. The statistics of the fixed image are kept for as long as the same tensor is passed.
@@ -206,7 +206,9 @@ class _Stream:
         share, mean_fixed = self.share[part], self.mean_fixed[part]
         mean, square, product = sums.mul_(share)
         variance = square.addcmul_(mean, mean, value=-1).clamp_(min=0).add_(self.epsilon)
-        covariance = product.addcmul_(mean, mean_fixed, value=-1).add_(self.common)
+        covariance = product.addcmul_(mean, mean_fixed, value=-1)
+        common = torch.copysign(self.common, covariance)  # an inverted image is as like as the image
+        covariance.add_(common)
         slope = covariance / variance
         factor = slope * self.precision[part]
         if self.weights is not None:
@@ -217,7 +219,7 @@ class _Stream:
             return terms
         if self.exact:
             self.flattening += torch.dot(factor.view(-1), slope.view(-1))
-            self.flattening -= factor.sum() * self.common / self.epsilon
+            self.flattening -= torch.dot(factor.view(-1), common.view(-1)) / self.epsilon
             factor.mul_(share)
         slope.mul_(factor)
         torch.mul(slope, mean, out=terms[2]).addcmul_(factor, mean_fixed, value=-1)

@@ -70,7 +70,8 @@ def _summed(
         a, b = centred[0][part], centred[1][part]
         of_a = square_a.addcmul_(mean_a, mean_a, value=-1).clamp_(min=0).add_(floors[0])
         of_b = square_b.addcmul_(mean_b, mean_b, value=-1).clamp_(min=0).add_(floors[1])
-        covariance = product.addcmul_(mean_a, mean_b, value=-1).add_(common)
+        covariance = product.addcmul_(mean_a, mean_b, value=-1)
+        covariance.add_(torch.copysign(common, covariance))
         factor = covariance / (of_a * of_b)
         if weights is not None:
             factor.mul_(weights[part])
