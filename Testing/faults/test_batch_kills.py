@@ -124,7 +124,7 @@ def check(
         lines = list(csv.DictReader(io.StringIO((out / "summary.csv").read_text())))
         assert sorted(line["name"] for line in lines) == sorted(expected)
         assert {line["name"] for line in lines if line["state"] == "done"} <= visible.keys()
-        assert (out / "summary.html").read_text().rstrip().endswith("</html>")
+        assert (out / "summary.html").read_text(encoding="utf-8").rstrip().endswith("</html>")
     return len(visible)
 
 

@@ -16,7 +16,7 @@ from DeepRegistrationLib.training.data import open_data
 
 pytestmark = pytest.mark.slow
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "dio_squares.py"
-STEPS, PAIRS = 40, 32
+STEPS, PAIRS = 80, 32
 
 # a quarter of the paper's size, in all proportions the same
 CONFIGURATION = replace(

@@ -105,7 +105,7 @@ def test_a_row_that_fails_is_told_and_the_summary_has_the_worst_first(done: Path
     quality = json.loads((done / "two" / "quality.json").read_text())
     line = next(line for line in table if line["name"] == "two")
     assert float(line["ncc_after"]) == pytest.approx(quality["similarity"]["after"]["ncc"], rel=1e-5)
-    page = (done / "summary.html").read_text()
+    page = (done / "summary.html").read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") == 3 and "3 of 4 pairs are done, 1 failed" in page
 
 
