@@ -303,7 +303,10 @@ def _train(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--data",
         metavar="SPEC",
-        help="a folder with images/ (and labels/) or pairs.csv; or pairs that are made up: "
+        help="a folder with images/ (and labels/) or pairs.csv, at one voxel size with "
+        "'FOLDER?voxel=MM&vary=AMOUNT'; or pairs drawn from label maps of people: "
+        "'labels:FOLDER?option=value' (voxel, contrast=same|different|mixed, numbers=plain|freesurfer, "
+        "image=any|t1|t2|inverted, strength, affine, held_out); or pairs that are made up: "
         "'generated:NAME?option=value&option=value'. anatomy: bodies of many kinds, deformed by known maps, "
         "at any contrast (size, contrast=same|different|mixed, "
         "body=any|head|trunk|limb|gland|abstract, strength and affine: of the deformation, labels and "

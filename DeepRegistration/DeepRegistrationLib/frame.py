@@ -185,6 +185,19 @@ class Frame:
         origin = np.asarray(self.origin) + np.asarray(self.direction) @ shift
         return Frame(size, spacing, tuple(map(float, origin)), self.direction)
 
+    def upright(self) -> Frame:
+        """The same voxels, the axes in the order and directions that lie nearest to L, P, S; the frame itself
+        where two of its axes lie nearest to one of those."""
+        direction = np.asarray(self.direction)
+        order = np.abs(direction).argmax(1)  # the own axis along each world axis
+        if sorted(order.tolist()) != list(range(self.dimension)):
+            return self
+        axes = direction[:, order] * np.sign(direction[np.arange(self.dimension), order])
+        size, spacing = np.array(self.size)[order], np.asarray(self.spacing)[order]
+        origin = self.centre - axes @ (spacing * (size - 1) / 2)
+        numbers = (tuple(v.tolist()) for v in (size, spacing, origin))
+        return Frame(*numbers, tuple(map(tuple, axes.tolist())))
+
     def with_spacing(self, spacing: float | tuple[float, ...]) -> Frame:
         """The same box at about `spacing` mm (rounded to whole voxels, at least one per axis)."""
         steps = spacing if isinstance(spacing, tuple) else (float(spacing),) * self.dimension

@@ -81,12 +81,14 @@ class Channel:
         moving: on the moving image's own frame, or features that cover it.
         similarity: the measure.
         weight: its share of the objective.
+        finest: scales whose voxels are smaller than this, mm, leave the channel out, if there are others.
     """
 
     fixed: Volume | Pyramid
     moving: Volume | Pyramid
     similarity: Similarity
     weight: float = 1.0
+    finest: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,8 @@ class PairObjective:
                 values (with measures that can be, such as the mean squared error; slower).
         """
         scale = _Scale(self, frame, for_update, twice)
-        terms = [scale.channel(c) for c in self.channels]
+        seen = [c for c in self.channels if min(frame.spacing) >= c.finest] or self.channels
+        terms = [scale.channel(c) for c in seen]
         if self.prompts.fixed_labels is not None:
             terms.append(scale.labels())
         if self.prompts.landmarks is not None:

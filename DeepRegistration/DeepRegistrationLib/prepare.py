@@ -92,6 +92,19 @@ def resampled(volume: Volume, frame: Frame, nearest: bool = False) -> Volume:
     return Volume(torch.cat(parts, 1), frame)
 
 
+def centred(frame: Frame, voxel: float, size: tuple[int, ...]) -> Frame:
+    """A lattice of `size` cubes of `voxel` mm around the middle of a frame's box, on its axes."""
+    half = np.asarray(frame.direction) @ (voxel * (np.array(size) - 1) / 2)
+    return Frame(size, (voxel,) * len(size), tuple((frame.centre - half).tolist()), frame.direction)
+
+
+def on_lattice(volume: Volume, frame: Frame) -> Volume:
+    """The volume on a coarser or equally fine frame, smoothed where it is finer; zero outside its box."""
+    spacing = tuple(max(s, min(frame.spacing)) for s in volume.frame.spacing)
+    coarse = volume.frame.with_spacing(spacing)
+    return resampled(Volume(downsample(volume.data[None], coarse.size)[0], coarse), frame)
+
+
 def overlap_share(fixed: Frame, moving: Frame) -> float:
     """Share of the fixed box that lies inside the moving box, by a coarse lattice of points."""
     coarse = fixed.resized(tuple(max(2, min(n, 24)) for n in fixed.size))

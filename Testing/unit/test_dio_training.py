@@ -147,7 +147,7 @@ def test_displacement_takes_no_step_after_the_optimum_and_keeps_no_gradient() ->
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_the_convention_is_enough_to_build_the_network_again(name: str, tmp_path: Path) -> None:
-    task = DioTask()
+    task = DioTask({1: 500.0, 2: 30.0})
     torch.manual_seed(0)
     network = task.network(name, 2)
     save_weights(tmp_path / "w.pt", "dio", name, 2, network.state_dict(), task.convention(name, 2), {})

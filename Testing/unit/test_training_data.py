@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from DeepRegistrationLib.errors import InputError
-from DeepRegistrationLib.training import Batch, folder_data
+from DeepRegistrationLib.training import Batch
 from DeepRegistrationLib.training.data import PairSource, Prefetched, open_data
 from DeepRegistrationLib.training.folder_data import FolderPairs
 
@@ -334,7 +334,7 @@ def test_the_cache_is_bounded_and_changes_nothing(tmp_path: Path) -> None:
     for step in range(8):
         assert equal(large.batch(2, 0, step), small.batch(2, 0, step))
     assert len(large._cache._kept) == 6
-    assert small._cache._held == sum(folder_data._bytes(p) for p in small._cache._kept.values()) <= 5000
+    assert small._cache._held == sum(p.bytes for p in small._cache._kept.values()) <= 5000
 
 
 # --- ahead of time --------------------------------------------------------------------------------

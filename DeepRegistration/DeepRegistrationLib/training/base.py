@@ -8,10 +8,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from .source import PairSource
 
 
 @dataclass(frozen=True)
@@ -89,6 +92,10 @@ class TrainingTask(ABC):
     configurations: ClassVar[Mapping[str, Any]]
     clip: ClassVar[float] = 10.0
     mixed_precision: ClassVar[bool] = True
+
+    def for_data(self, source: PairSource) -> TrainingTask:
+        """This task, or one made for what a source of pairs has; called before anything else."""
+        return self
 
     @abstractmethod
     def network(self, configuration: str, dimension: int) -> nn.Module:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
 from types import TracebackType
 from urllib.parse import parse_qsl
 
@@ -13,6 +14,8 @@ from ..errors import InputError
 from .base import Batch
 from .folder_data import FolderPairs
 from .generated import GeneratedPairs
+from .people import PREFIX as PEOPLE
+from .people import PeoplePairs
 from .shapes import Shapes, Squares
 from .source import PairSource
 from .synthesis import AnatomyPairs
@@ -35,8 +38,9 @@ def open_data(
     """The pairs a text describes.
 
     Args:
-        spec: ``generated:NAME?option=value&...`` (see shapes.py and synthesis/) or the path of a folder
-            (see folder_data.py).
+        spec: ``generated:NAME?option=value&...`` (see shapes.py and synthesis/),
+            ``labels:FOLDER?option=value&...`` (see people/), or a folder, with ``?voxel=MM&vary=AMOUNT``
+            behind it or without (see folder_data.py).
         dimension: 2 or 3; None takes that of the folder's images, 2 for generated ones.
         shape: voxels of the working lattice, array order; None leaves it to the text or `default`.
         default: the shape for a dimension, where neither says; None takes that of the first image, or of
@@ -51,8 +55,16 @@ def open_data(
         raise InputError(f"There are 2-D and 3-D images, none with {dimension} dimensions.")
     if shape is not None:
         _check_shape(shape, dimension)
+    if spec.startswith(PEOPLE):
+        folder, _, query = spec.removeprefix(PEOPLE).partition("?")
+        options = _options(query, PeoplePairs.options, spec)
+        return PeoplePairs(spec, Path(folder).expanduser(), shape, default, **options)
     if not spec.startswith(GENERATED):
-        return FolderPairs(spec, dimension, shape, default)
+        folder, mark, query = spec.rpartition("?")
+        if not mark or Path(spec).expanduser().is_dir():
+            return FolderPairs(spec, dimension, shape, default)
+        options = _options(query, {"voxel": float, "vary": float}, spec)
+        return FolderPairs(spec, dimension, shape, default, folder=Path(folder).expanduser(), **options)
     name, _, query = spec.removeprefix(GENERATED).partition("?")
     if name not in GENERATORS:
         raise InputError(f"There is no generated data '{name}'; choose {', '.join(GENERATORS)}.")

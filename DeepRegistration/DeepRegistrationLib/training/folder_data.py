@@ -6,15 +6,15 @@ folder) and, if wanted, ``fixed_labels`` and ``moving_labels``, ``fixed_landmark
 which make a pair, with label maps of the same names in ``labels/`` if there are any. Where nothing says
 which pairs are for validation, every tenth image (or row) is kept for it once there are ten.
 
-Each image is cut to the working lattice over its own box, so images have to show the same field of view,
-as after an affine alignment and a common crop; intensities are brought to [0, 1] (`prepare.normalised`).
+Each image is stretched to the working lattice over its own box, so images have to show the same field of
+view, as after an affine alignment and a common crop; or, with ``FOLDER?voxel=MM``, lies in the middle of a
+lattice of such voxels with its axes along L, P, S, as `register` shows images to networks trained so.
+Intensities are brought to [0, 1] (`prepare.normalised`).
 """
 
 from __future__ import annotations
 
 import csv
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,44 +23,28 @@ from typing import Any
 import numpy as np
 import SimpleITK as sitk
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InputError
 from ..file_checks import check_file, quiet_itk
-from ..filters import downsample
 from ..frame import Frame, apply_matrix
 from ..io import read_labels, read_volume
 from ..landmarks import pair_landmarks
-from ..prepare import normalised
 from .base import Batch
+from .prepared import Cache, Item, Lattice, Prepared, varied
 from .source import PairSource
 
 _CACHE_BYTES = 4 << 30
 _TENTH = 10
+_LABELS_FROM = 32
 _COLUMNS = ("fixed", "moving", "fixed_labels", "moving_labels", "fixed_landmarks", "moving_landmarks", "use")
 
 
 @dataclass(frozen=True)
-class _Item:
-    image: Path
-    labels: Path | None = None
-
-
-@dataclass(frozen=True)
 class _Pair:
-    fixed: _Item
-    moving: _Item
+    fixed: Item
+    moving: Item
     landmarks: tuple[Path, Path] | None = None
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """An image (1, *S) in [0, 1] and labels (*S) on the working lattice, and the frame they came on."""
-
-    image: Tensor
-    labels: Tensor | None
-    frame: Frame
 
 
 class FolderPairs(PairSource):
@@ -72,6 +56,11 @@ class FolderPairs(PairSource):
         shape: of the working lattice, array order; None takes `default`, or the first image's.
         default: the configuration's shape for a dimension.
         cache_bytes: what prepared images may take of the memory.
+        folder: None takes `spec` for it.
+        voxel: of the lattice, mm; images lie in its middle with their axes along L, P, S. None stretches each
+            image's own box over the lattice.
+        vary: how much images are turned, stretched, bent and changed in brightness in training, see
+            `prepared.varied`; with `voxel` and without landmarks only.
 
     Raises:
         InputError: no such folder, nothing in it, something missing, unreadable or of another dimension.
@@ -84,15 +73,24 @@ class FolderPairs(PairSource):
         shape: Sequence[int] | None,
         default: Callable[[int], Sequence[int]] | None = None,
         cache_bytes: int = _CACHE_BYTES,
+        folder: Path | None = None,
+        voxel: float | None = None,
+        vary: float = 0.0,
     ) -> None:
-        self.spec = spec
-        self._folder = Path(spec).expanduser()
+        self.spec, self._vary = spec, vary
+        self._folder = folder or Path(spec).expanduser()
+        if voxel is not None:
+            if not 0 < voxel < float("inf"):
+                raise InputError(f"The voxel of '{spec}' has to be a size in mm above 0.")
+            self.voxel_mm, self.axes = voxel, "lps"
+        if not 0 <= vary <= 4 or (vary and voxel is None):
+            raise InputError(f"The vary of '{spec}' has to be 0 to 4, and needs a voxel beside it.")
         if not self._folder.is_dir():
             raise InputError(
                 f"The data folder {spec} does not exist (generated data are named generated:NAME)."
             )
         self._pairs_listed: list[_Pair] = []
-        self._items: list[_Item] = []
+        self._items: list[Item] = []
         listed = (self._folder / "pairs.csv").is_file()
         train, kept = _listed(self._folder) if listed else _split(_single(self._folder))
         if listed:
@@ -111,7 +109,9 @@ class FolderPairs(PairSource):
         self.shape = tuple(int(n) for n in shape)
         if len(self.shape) != self.dimension:
             raise InputError(f"The images of {spec} are {self.dimension}-D; the shape needs as many numbers.")
-        self._cache = _Cache(self.shape, cache_bytes)
+        if voxel is not None:
+            self.structures = _structures([item for item in images if item.labels is not None])
+        self._cache = Cache(Lattice(self.shape, voxel), cache_bytes)
 
     @property
     def held_out_count(self) -> int:
@@ -121,6 +121,9 @@ class FolderPairs(PairSource):
         pairs = [self._held_out[index]] if held_out else [self._drawn(draw) for draw in draws]
         fixed = [self._cache.get(pair.fixed) for pair in pairs]
         moving = [self._cache.get(pair.moving) for pair in pairs]
+        if self._vary and not held_out:
+            fixed = [varied(f, draw, self._vary) for f, draw in zip(fixed, draws, strict=True)]
+            moving = [varied(m, draw, self._vary) for m, draw in zip(moving, draws, strict=True)]
         landmarks = [
             _landmarks(p.landmarks, f.frame, m.frame)
             for p, f, m in zip(pairs, fixed, moving, strict=True)
@@ -130,10 +133,17 @@ class FolderPairs(PairSource):
         return Batch(
             torch.stack([f.image for f in fixed]),
             torch.stack([m.image for m in moving]),
-            *_common_labels(fixed, moving),
+            *self._labels(fixed, moving),
             *(_stacked(landmarks, draws) if len(landmarks) == len(pairs) else (None, None)),
             tuple(float(s) for s in steps),
         )
+
+    def _labels(
+        self, fixed: Sequence[Prepared], moving: Sequence[Prepared]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        if self.structures is None:
+            return _common_labels(fixed, moving)
+        return _channels(fixed, moving, list(self.structures))
 
     def _drawn(self, draw: np.random.Generator) -> _Pair:
         if self._pairs_listed:
@@ -142,51 +152,34 @@ class FolderPairs(PairSource):
         return _Pair(self._items[a], self._items[b])
 
 
-class _Cache:
-    """Prepared images, the ones used last, up to a number of bytes."""
-
-    def __init__(self, shape: tuple[int, ...], limit: int) -> None:
-        self._shape, self._limit, self._held = shape, limit, 0
-        self._kept: OrderedDict[_Item, _Prepared] = OrderedDict()
-        self._lock = threading.Lock()  # training draws in a thread, validation beside it
-
-    def get(self, item: _Item) -> _Prepared:
-        with self._lock:
-            if item in self._kept:
-                self._kept.move_to_end(item)
-                return self._kept[item]
-            prepared = _prepare(item, self._shape)
-            self._kept[item] = prepared
-            self._held += _bytes(prepared)
-            while self._held > self._limit and len(self._kept) > 1:
-                self._held -= _bytes(self._kept.popitem(last=False)[1])
-            return prepared
+def _structures(items: Sequence[Item]) -> dict[int, float] | None:
+    """The labels of the first images and their median volumes, see `PairSource.structures`."""
+    volumes: dict[int, list[float]] = {}
+    for item in items[:_LABELS_FROM]:
+        assert item.labels is not None
+        labels = read_labels(item.labels)
+        values, counts = labels.data.unique(return_counts=True)
+        for value, count in zip(values.long().tolist(), counts.tolist(), strict=True):
+            volumes.setdefault(value, []).append(count * labels.frame.voxel_volume)
+    volumes.pop(0, None)
+    return {value: float(np.median(volumes[value])) for value in sorted(volumes)} or None
 
 
-def _bytes(prepared: _Prepared) -> int:
-    return sum(t.numel() * t.element_size() for t in (prepared.image, prepared.labels) if t is not None)
-
-
-def _prepare(item: _Item, shape: tuple[int, ...]) -> _Prepared:
-    volume = read_volume(item.image)
-    try:
-        volume = normalised(volume)
-    except InputError as error:
-        raise InputError(f"{item.image} cannot be used for training. {error}") from error
-    image = downsample(volume.data[None], tuple(reversed(shape)))[0]
-    labels = None
-    if item.labels is not None:
-        found = read_labels(item.labels)
-        if found.frame.size != volume.frame.size:
-            raise InputError(f"{item.labels} does not have the size of its image {item.image}.")
-        # float64 holds every label that is in use exactly
-        nearest = F.interpolate(found.data[None].double(), size=shape, mode="nearest-exact")[0, 0]
-        labels = nearest.to(torch.int32)
-    return _Prepared(image, labels, volume.frame)
+def _channels(
+    fixed: Sequence[Prepared], moving: Sequence[Prepared], labels: Sequence[int]
+) -> tuple[Tensor | None, Tensor | None]:
+    """(B, L, *S) each: one channel for each of the labels."""
+    sides = []
+    for images in (fixed, moving):
+        if any(image.labels is None for image in images):
+            return None, None
+        rows = [torch.stack([image.labels == value for value in labels]) for image in images]
+        sides.append(torch.stack(rows).float())
+    return sides[0], sides[1]
 
 
 def _common_labels(
-    fixed: Sequence[_Prepared], moving: Sequence[_Prepared]
+    fixed: Sequence[Prepared], moving: Sequence[Prepared]
 ) -> tuple[Tensor | None, Tensor | None]:
     """One channel for each label that some pair has on both sides; empty for pairs that do not."""
     sides = [(f.labels, m.labels) for f, m in zip(fixed, moving, strict=True)]
@@ -258,7 +251,7 @@ def _listed(folder: Path) -> tuple[list[_Pair], list[_Pair]]:
             if file is not None and not file.exists():
                 raise InputError(f"{path}, line {number}: {file} does not exist.")
         marks = None if not cell["fixed_landmarks"] else (files["fixed_landmarks"], files["moving_landmarks"])
-        sides = (_Item(files[f], files[f"{f}_labels"]) for f in ("fixed", "moving"))
+        sides = (Item(files[f], files[f"{f}_labels"]) for f in ("fixed", "moving"))
         pairs[cell["use"]].append(_Pair(*sides, marks))
     if not rows:
         raise InputError(f"{path} lists no pairs.")
@@ -270,7 +263,7 @@ def _listed(folder: Path) -> tuple[list[_Pair], list[_Pair]]:
     return train, pairs["validation"]
 
 
-def _single(folder: Path) -> list[_Item]:
+def _single(folder: Path) -> list[Item]:
     """The images of images/ with their labels, by name."""
     images = _by_name(folder / "images")
     if not images:
@@ -278,12 +271,12 @@ def _single(folder: Path) -> list[_Item]:
     if len(images) < 2:
         raise InputError(f"{folder / 'images'} holds one image; a pair needs two.")
     if not (folder / "labels").is_dir():
-        return [_Item(path) for path in images.values()]
+        return [Item(path) for path in images.values()]
     labels = _by_name(folder / "labels")
     missing = [path.name for name, path in images.items() if name not in labels]
     if missing:
         raise InputError(f"{folder / 'labels'} has no label map for {missing[0]} ({len(missing)} missing).")
-    return [_Item(path, labels[name]) for name, path in images.items()]
+    return [Item(path, labels[name]) for name, path in images.items()]
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
@@ -310,7 +303,7 @@ def _split(items: list) -> tuple[list, list]:
     return [item for item in items if item not in kept], kept
 
 
-def _checked_sizes(items: Sequence[_Item], dimension: int | None) -> list[tuple[int, ...]]:
+def _checked_sizes(items: Sequence[Item], dimension: int | None) -> list[tuple[int, ...]]:
     """Sizes (x, y, z) from the files' headers; raises InputError unless all have one dimension."""
     sizes: dict[Path, tuple[int, ...]] = {}
     for item in items:

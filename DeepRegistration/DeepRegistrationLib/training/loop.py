@@ -115,6 +115,7 @@ class _Run:
             start = load_weights(options.start, self.task.method, given["dimension"])
             self._check_start(start, given)
         self.source = self._source(given)
+        self.task = self.task.for_data(self.source)
         steps, dimension = given["steps"] or self.task.steps(self.configuration), self.source.dimension
         decided = {"steps": steps, "dimension": dimension, "shape": list(self.source.shape)}
         self.settings = {**given, **decided}
@@ -328,6 +329,10 @@ class _Run:
         }
         convention = self.task.convention(self.configuration, self.source.dimension)
         convention |= {"shape": list(self.source.shape), "stage": learner.grown_to}
+        if self.source.voxel_mm is not None:
+            convention["voxel_mm"] = self.source.voxel_mm
+        if self.source.axes is not None:
+            convention["axes"] = self.source.axes
         return save_weights(
             self.options.out / WEIGHTS,
             self.task.method,

@@ -23,11 +23,18 @@ class PairSource(ABC):
         spec: the text that described it.
         dimension: 2 or 3.
         shape: voxels, array order.
+        voxel_mm: size of a voxel that all images have, None where they differ or have none.
+        axes: ``lps`` where images have their axes along left, posterior and superior (x, y, z), else None.
+        structures: where all batches have the same label channels, the label of each (the smallest, where
+            several count as one) and the median of its volumes, mm^3 (mm^2 in 2-D); else None.
     """
 
     spec: str
     dimension: int
     shape: tuple[int, ...]
+    voxel_mm: float | None = None
+    axes: str | None = None
+    structures: dict[int, float] | None = None
 
     def batch(self, count: int, seed: int, step: int, first: int = 0) -> Batch:
         """Pairs `first` to `first + count - 1` of a training step."""

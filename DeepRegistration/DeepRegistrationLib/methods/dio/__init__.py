@@ -20,6 +20,11 @@ _ONE_CONTRAST = (
     "features were left out, and the images themselves were compared."
 )
 
+_NOT_KNOWN = (
+    "{title}'s weights know structures that these images do not show as a whole, so its features were left "
+    "out: the images themselves were compared."
+)
+
 _SEEN = 0.3
 """Share of the work until the features are there and have only to be aligned."""
 
@@ -32,10 +37,11 @@ class Dio(Method):
     def predict(self, pair: MethodInput) -> Prediction:
         """What to compare, the feature images, and what aligning the features alone gives, to start from.
 
-        Across contrasts, images and features are compared together from there on, but weights that were
-        trained within one contrast are not asked; within one, the images know better. Where the start does
-        not help (by the similarity chosen, see `improves`), the features are left out altogether, with a
-        warning.
+        Features that tell structures apart are compared beside the images from the first scale on, where the
+        images show most of those structures. Of other features, across contrasts, images and features are
+        compared together from the start on, but weights that were trained within one contrast are not asked;
+        within one, the images know better. Where the start does not help (by the similarity chosen, see
+        `improves`), the features are left out altogether, with a warning.
 
         Raises:
             InputError: the weights do not fit the network they name, or the images.
@@ -47,6 +53,12 @@ class Dio(Method):
         if pair.similarity.across_contrasts and not pair.weights.convention.get("across_contrasts", True):
             return replace(images, warnings=(*images.warnings, _ONE_CONTRAST.format(title=self.title)))
         learned = learned_features(replace(pair, report=pair.report.part(0.0, _SEEN)))
+        if learned.warnings:
+            warning = _NOT_KNOWN.format(title=self.title)
+            return replace(images, features=learned.features, warnings=(*images.warnings, warning))
+        if pair.weights.convention.get("structures") and pair.preset.refines:
+            # what structures say holds from the first scale on, so there is nothing to start from
+            return replace(learned, channels=(*learned.channels, *images.channels))
         start = feature_alignment(replace(pair, report=pair.report.part(_SEEN, 1.0)), learned)
         if start is None:
             warning = NO_HELP.format(title=self.title)

@@ -15,11 +15,12 @@ from ...filters import gaussian_smooth
 from ...frame import Frame, Volume
 from ...networks.encoder_only import LargeKernelEncoders, UNetEncoders
 from ...networks.large_kernel import LargeKernelUNet
+from ...networks.stem_unet import StemUNet
 from ...networks.unet import FeatureUNet
 from ...objective import Pyramid
 
-KINDS = ("unet", "lku", "unet-e", "lku-e")
-_ADDED_LATER = {"margin": 0, "smoothing": 0.0}
+KINDS = ("unet", "stem", "lku", "unet-e", "lku-e")
+_ADDED_LATER = {"margin": 0, "smoothing": 0.0, "structures": 0}
 """What descriptions of earlier versions do not say."""
 
 
@@ -28,12 +29,14 @@ class FeatureNetwork:
     """A feature network's description, saved with its weights.
 
     Attributes:
-        kind: ``unet``, ``lku`` (large kernels), or their encoder-only variants ``unet-e``, ``lku-e``.
+        kind: ``unet``, ``stem`` (a U-Net at half the resolution), ``lku`` (large kernels), or
+            their encoder-only variants ``unet-e``, ``lku-e``.
         widths: channels of the levels of the U-Nets, finest first.
         start: channels of the stem of the large-kernel ones.
         channels: features per level.
         smoothing: of each level's features, standard deviation of a Gaussian in the level's voxels. What
             features say of single voxels is mostly noise across contrasts, and leads the solver astray.
+        structures: of ``stem``, see `StemUNet`.
         margin: voxels by which images are continued on every side before the network sees them. Features
             then exist beyond the image's box, where large motions read them; at a border that is merely
             repeated, the right answer to a large shift costs more than a wrong one.
@@ -45,6 +48,7 @@ class FeatureNetwork:
     channels: int = 16
     margin: int = 0
     smoothing: float = 0.0
+    structures: int = 0
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> FeatureNetwork:
@@ -57,8 +61,8 @@ class FeatureNetwork:
         if set(values) != names or values.get("kind") not in KINDS:
             raise InputError("The weights do not describe a feature network of this version of the program.")
         widths, margin = values["widths"], values["margin"]
-        numbers = [*widths, values["start"], values["channels"], margin]
-        usable = all(isinstance(n, int) and 0 <= n <= 4096 for n in numbers) and all(numbers[:-1])
+        numbers = [*widths, values["start"], values["channels"], margin, values["structures"]]
+        usable = all(isinstance(n, int) and 0 <= n <= 4096 for n in numbers) and all(numbers[:-2])
         smoothing = values["smoothing"]
         usable = usable and isinstance(smoothing, int | float) and 0 <= smoothing <= 16
         if not usable or len(widths) < 1:
@@ -81,6 +85,8 @@ class FeatureNetwork:
     def _network(self, dimension: int) -> nn.Module:
         if self.kind == "unet":
             return FeatureUNet(dimension, self.widths, self.channels)
+        if self.kind == "stem":
+            return StemUNet(dimension, self.widths, self.channels, self.structures)
         if self.kind == "unet-e":
             return UNetEncoders(dimension, self.widths[:3], self.channels)
         kind = LargeKernelUNet if self.kind == "lku" else LargeKernelEncoders
@@ -108,3 +114,12 @@ def features_of(network: nn.Module, image: Volume) -> Pyramid:
     """The features of one image (1, *S) in [0, 1], which the network sees by itself and on its own frame."""
     levels = network(padded(image.data[None], network.stride, network.margin))
     return pyramid([level[0].float() for level in levels], image.frame, network.margin)
+
+
+def structures_of(network: StemUNet, image: Volume) -> tuple[Pyramid, list[float]]:
+    """The same, of a network that tells structures apart, and the volume it sees of each, mm^3."""
+    levels = network.outputs(padded(image.data[None], network.stride, network.margin))
+    features = [network.coded(level)[0].float() for level in levels]
+    voxels = levels[0][0].argmax(0).flatten().bincount(minlength=levels[0].shape[1])[1:]
+    volumes = (voxels * image.frame.voxel_volume).tolist()
+    return pyramid(features, image.frame, network.margin), volumes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -14,17 +15,30 @@ from ...frame import Frame, Volume, apply_matrix
 from ...interpolation import sample
 from ...objective import Channel, Pyramid
 from ...objectives import MeanSquaredError
-from ...prepare import crop
+from ...prepare import centred, crop, on_lattice
 from ...presets import finest_frame
 from ...transforms.linear import LinearTransform
 from ...weights import Weights
 from ..base import MethodInput, Prediction
-from .features import FeatureNetwork, features_of
+from .features import FeatureNetwork, features_of, structures_of
 
 _VOXELS, _ALONE_VOXELS, _START_VOXELS = 1_000_000, 500_000, 60_000
 """Of an image's features, at most about: more detail than that the images themselves have to give. Fewer
 where nothing else is compared, since features do better at about the voxels they know, and fewer still where
 they only say where the images are to start."""
+
+_TRAINED_VOXELS = 4_000_000
+"""Where the network knows structures by their size, it is given voxels of the size it was trained at, unless
+they were more than this."""
+
+_LARGER, _MOST = 3.0, 0.7
+"""See `recognised`."""
+
+_FINEST = 0.5
+"""Features are compared at scales whose voxels are at least this share of theirs: below, the images say all
+that features say, and more."""
+
+_UNKNOWN = "unknown"
 
 _PARALLEL = 0.99985
 """Cosine of one degree: up to there lattices count as parallel."""
@@ -49,22 +63,64 @@ def learned_features(pair: MethodInput) -> Prediction:
     """
     assert pair.weights is not None
     network = feature_network(pair.weights, pair.frame.dimension).to(pair.fixed.data.device)
-    frame = pair.frame
-    alone = _START_VOXELS if pair.preset.refines else _ALONE_VOXELS
-    most = _VOXELS if pair.similarity.across_contrasts else alone
-    coarsest = float(np.prod(frame.extent) / most) ** (1 / frame.dimension)
-    trained = float(pair.weights.convention.get("voxel_mm") or 0)
-    voxel = max(min(finest_frame(pair.preset, frame).spacing), coarsest, trained)
+    upright = pair.weights.convention.get("axes") == "lps"
+    frame = pair.frame.upright() if upright else pair.frame
+    voxel, known = _voxel(pair), pair.weights.convention.get("structures")
+    pyramids, volumes = [], []
     with torch.no_grad():
-        pair.report("Features of the fixed image", 0.0)
-        seen = seen_part(pair.fixed, pair.to_fixed_frame, frame)
-        fixed = features_of(network, at_voxel_size(seen, voxel))
-        pair.report("Features of the moving image", 0.5)
-        moving = features_of(network, at_voxel_size(seen_part(pair.moving, pair.linear, frame), voxel))
-        fixed, moving = scaled(fixed, moving, pair.symmetric)
+        for k, (image, linear) in enumerate(((pair.fixed, pair.to_fixed_frame), (pair.moving, pair.linear))):
+            pair.report(f"Features of the {('fixed', 'moving')[k]} image", k / 2)
+            seen = seen_part(image, linear, frame)
+            seen = as_trained(seen, voxel, pair.weights) if upright else at_voxel_size(seen, voxel)
+            if known:
+                features, found = structures_of(network, seen)
+                volumes.append(found)
+            else:
+                features = features_of(network, seen)
+            pyramids.append(features)
+        fixed, moving = scaled(*pyramids, pair.symmetric)
     shown = _shown(fixed, network.margin), _shown(moving, network.margin)
     fixed, moving = replace(fixed, frame=pair.fixed.frame), replace(moving, frame=pair.moving.frame)
-    return Prediction((Channel(fixed, moving, MeanSquaredError()),), features=shown)
+    channel = Channel(fixed, moving, MeanSquaredError(), feature_weight(pair) or 1.0, finest=_FINEST * voxel)
+    warnings = (_UNKNOWN,) if known and not recognised(volumes, [volume for _, volume in known]) else ()
+    return Prediction((channel,), features=shown, warnings=warnings)
+
+
+def recognised(volumes: Sequence[Sequence[float]], usual: Sequence[float]) -> bool:
+    """Whether images show the structures that a network was trained on: most of them in each image, as large
+    as they usually are, to a factor.
+
+    Args:
+        volumes: of each image, what the network sees of each structure, mm^3.
+        usual: volumes of the structures, mm^3.
+    """
+    return all(
+        sum(u / _LARGER <= v <= u * _LARGER for v, u in zip(of_image, usual, strict=True))
+        >= _MOST * len(usual)
+        for of_image in volumes
+    )
+
+
+def feature_weight(pair: MethodInput) -> float:
+    """How much features count beside the images' own similarity of 1; 0: they only say where to start."""
+    assert pair.weights is not None
+    weight = float(pair.weights.convention.get("feature_weight", 0.0))
+    return max(weight, 1.0) if pair.similarity.across_contrasts else weight
+
+
+def _voxel(pair: MethodInput) -> float:
+    """Of the images that the network is given, mm; see `learned_features`."""
+    assert pair.weights is not None
+    frame, trained = pair.frame, float(pair.weights.convention.get("voxel_mm") or 0)
+    if trained and pair.weights.convention.get("axes"):
+        most = _TRAINED_VOXELS
+    elif pair.similarity.across_contrasts:
+        most = _VOXELS
+    else:
+        most = _START_VOXELS if pair.preset.refines else _ALONE_VOXELS
+    coarsest = float(np.prod(frame.extent) / most) ** (1 / frame.dimension)
+    own = 0.0 if most == _TRAINED_VOXELS else min(finest_frame(pair.preset, frame).spacing)
+    return max(own, coarsest, trained)
 
 
 def feature_network(weights: Weights, dimension: int) -> nn.Module:
@@ -88,6 +144,17 @@ def at_voxel_size(image: Volume, voxel: float) -> Volume:
     """The image's box cut into cubes of about `voxel` mm."""
     frame = image.frame.with_spacing(voxel)
     return Volume(downsample(image.data[None], frame.size)[0], frame)
+
+
+def as_trained(image: Volume, voxel: float, weights: Weights) -> Volume:
+    """The image in the middle of a lattice of such voxels, mm, black around, as large as those of training
+    at least: a network's normalisation depends on how much background there is."""
+    shape = weights.convention["shape"]
+    size = tuple(
+        max(int(n), int(np.ceil(e / voxel - 1e-6)))
+        for n, e in zip(reversed(shape), image.frame.extent, strict=True)
+    )
+    return on_lattice(image, centred(image.frame, voxel, size))
 
 
 def seen_part(image: Volume, linear: LinearTransform, frame: Frame) -> Volume:

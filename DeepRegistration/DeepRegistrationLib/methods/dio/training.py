@@ -18,10 +18,12 @@ from ...objective import Pyramid
 from ...objectives import LabelOverlap, LocalNCC, MeanSquaredError
 from ...solver import Scale, Settings
 from ...training.base import Batch, Stage, TrainingTask
+from ...training.source import PairSource
 from ...transforms import Representation, representation
 from .features import FeatureNetwork, padded, pyramid
 from .layer import Aligned, AlignmentLayer, Differentiation
 from .matching import match_loss
+from .structures import structure_loss
 
 _PERCENTILE = 0.98
 """The gradient of a displacement is cut off at this quantile of its size (the paper's code), among those
@@ -46,6 +48,8 @@ class Configuration:
         image_weight, label_weight, landmark_weight: of the image loss, of 1 - soft Dice, and of the mean
             squared landmark distance in voxels; all of them are left out with `match_weight`.
         match_weight: of `matching.match_loss`, for data whose true maps are known.
+        structure_weight: of `structures.structure_loss`, for data with labels; the other losses are left out.
+        feature_weight: how much the features count in a registration beside the images, within one contrast.
         shape: voxels along each axis of training images, unless the data say otherwise.
         learning_rate, steps, batch: of the training.
     """
@@ -64,6 +68,8 @@ class Configuration:
     label_weight: float = 1.0
     landmark_weight: float = 0.1
     match_weight: float = 0.0
+    structure_weight: float = 0.0
+    feature_weight: float = 0.0
     shape: int = 128
     learning_rate: float = 3e-4
     steps: int = 100_000
@@ -109,6 +115,18 @@ CONFIGURATIONS = {
         learning_rate=5e-4,
         steps=600,
     ),
+    "structures": replace(
+        _SMALL,
+        features=FeatureNetwork("stem", widths=(16, 32, 64, 96), channels=8),
+        scales=((4, 40), (2, 20)),
+        begin=(0.0, 0.0),
+        image_weight=0.0,
+        structure_weight=1.0,
+        feature_weight=1.0,
+        shape=80,
+        steps=2_000,
+        batch=1,
+    ),
     "paper": Configuration(),
     "paper-lku": Configuration(FeatureNetwork("lku")),
     "paper-unet-e": Configuration(FeatureNetwork("unet-e")),
@@ -143,24 +161,45 @@ class DioTask(TrainingTask):
     method: ClassVar[str] = "dio"
     configurations: ClassVar[Mapping[str, Configuration]] = CONFIGURATIONS
 
-    def network(self, configuration: str, dimension: int) -> nn.Module:
+    def __init__(self, structures: Mapping[int, float] | None = None) -> None:
+        self._structures = dict(structures or {})
+
+    def for_data(self, source: PairSource) -> DioTask:
+        """With the structures of the data, for configurations that learn those."""
+        return type(self)(source.structures)
+
+    def _chosen(self, configuration: str) -> Configuration:
         chosen = self.configurations[configuration]
+        if chosen.structure_weight == 0:
+            return chosen
+        if not self._structures:
+            raise InputError(
+                f"DIO's configuration '{configuration}' learns from labels that all images share: it needs "
+                "--data labels:FOLDER, or a folder with labels/ and ?voxel=MM."
+            )
+        return replace(chosen, features=replace(chosen.features, structures=len(self._structures)))
+
+    def network(self, configuration: str, dimension: int) -> nn.Module:
+        chosen = self._chosen(configuration)
         network = chosen.features.build(dimension)
         network.configuration = chosen  # the loop hands back the network alone
         return network
 
     def convention(self, configuration: str, dimension: int) -> dict[str, Any]:
-        """`network` describes the feature network; `voxel_mm` is the voxel size its input has to have,
-        None for the working one; `across_contrasts` says whether it was trained without an image loss, which
-        only images of one contrast can have."""
-        chosen = self.configurations[configuration]
+        """`network` describes the feature network; `feature_weight` is how much features count beside the
+        images within one contrast; `structures` are pairs of a label and its usual volume, mm^3; `voxel_mm`
+        is what its input has to have, None for the working one; `across_contrasts` says whether it was
+        trained without an image loss, which only images of one contrast can have."""
+        chosen = self._chosen(configuration)
         return {
             "intensity": [0.0, 1.0],
             "channels": 1,
             "voxel_mm": None,
             "across_contrasts": chosen.image_weight == 0,
             "shape": [chosen.shape] * dimension,
+            "feature_weight": chosen.feature_weight,
             "network": asdict(chosen.features),
+            **({"structures": [*self._structures.items()]} if chosen.structure_weight else {}),
         }
 
     def stages(self, configuration: str) -> tuple[Stage, ...]:
@@ -185,6 +224,8 @@ class DioTask(TrainingTask):
         chosen: Configuration = network.configuration
         if chosen.match_weight > 0:
             return self._matched(network, batch, generator)
+        if chosen.structure_weight > 0:
+            return self._structured(network, batch)
         if chosen.image_weight == 0 and (batch.fixed_labels is None or batch.moving_labels is None):
             raise InputError("This configuration of DIO learns from labels, and the data have none.")
         of_fixed = bool(torch.rand((), generator=generator) < 0.5)
@@ -220,6 +261,17 @@ class DioTask(TrainingTask):
                 for k in range(len(batch.fixed))
             ]
             return {"loss": torch.stack(losses).mean()}
+
+    @staticmethod
+    def _structured(network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """`structure_loss` of all images, each seen by itself."""
+        if batch.fixed_labels is None or batch.moving_labels is None:
+            raise InputError("This configuration of DIO learns from labels, and the data have none.")
+        images = torch.cat([batch.fixed, batch.moving])
+        levels = network.outputs(padded(images, network.stride, network.margin))
+        with torch.autocast(batch.fixed.device.type, enabled=False):
+            labels = torch.cat([batch.fixed_labels, batch.moving_labels])
+            return structure_loss(levels, labels, network.margin)
 
     @torch.no_grad()
     def displacement(self, network: nn.Module, batch: Batch) -> Tensor:

@@ -95,10 +95,10 @@ def render(
     d = points.shape[-1]
     gaussian_smooth_(fine[None], (0.45 * FINENESS,) * d, border="replicate")
     image = sample(fine[None, None], points / MARGIN)[0].clamp_(0, 1)
-    return _acquired(image, contrast, draw)
+    return acquired(image, contrast, draw)
 
 
-def _acquired(image: Tensor, contrast: Contrast, draw: np.random.Generator) -> Tensor:
+def acquired(image: Tensor, contrast: Contrast, draw: np.random.Generator) -> Tensor:
     """What the way an image is taken adds: resolution, unevenness, noise and the field of view."""
     shape, device = tuple(image.shape[1:]), image.device
     chance = torch.Generator(device).manual_seed(int(draw.integers(2**62)))
