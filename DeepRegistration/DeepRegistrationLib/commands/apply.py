@@ -12,6 +12,7 @@ import torch
 from ..errors import InputError
 from ..frame import Frame
 from ..io import Source, frame_from_sitk, read_labels, read_volume, set_frame, volume_to_sitk, write_volume
+from ..landmark_pairing import unused_points
 from ..landmarks import Landmarks, read_landmarks, write_landmarks
 from ..transform_files import read_transform_file
 from ..transform_parts import field_and_linear, outside_caution
@@ -31,6 +32,8 @@ def run(options: argparse.Namespace) -> None:
         transform = read_transform_file(options.transform)
         mapped = mapped_landmarks(landmarks, transform)
         write_landmarks(mapped, options.output)
+        if landmarks.left_out:
+            _tell([f"Landmarks that are not used: {unused_points(landmarks.left_out)}."])
         _tell(outside_caution(transform, landmarks.points.numpy(), "landmarks"))
         return
     if options.reference is None:
