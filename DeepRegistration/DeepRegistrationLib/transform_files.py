@@ -26,6 +26,7 @@ from .errors import InputError, OutputError
 from .file_checks import check_file, itk_name, quiet_itk, survives
 from .frame import Frame
 from .io import IMAGE_EXTENSIONS, set_frame, write_image
+from .transform_headers import displacement_image, unreadable_class
 from .transform_parts import field_and_linear, lattice_points, linear_to_sitk, typed
 
 _TEXT = (".tfm", ".txt")
@@ -140,11 +141,12 @@ def write_linear(matrix: np.ndarray, path: str | Path) -> None:
 def read_transform_file(path: str | Path) -> sitk.Transform:
     """Read a transform: fixed points to moving points, LPS mm.
 
-    Vector images (.nii.gz, .nii, .nrrd, .mha) become a DisplacementFieldTransform; everything else
-    is read as an ITK transform file (.h5, .tfm, .txt, .mat).
+    Vector images (.nii.gz, .nii, .nrrd, .mha) become a DisplacementFieldTransform, as transform_headers.py
+    says; everything else is read as an ITK transform file (.h5, .tfm, .txt, .mat).
 
     Raises:
-        InputError: a missing, damaged or incomplete file, or an image that is no displacement field.
+        InputError: a missing, damaged or incomplete file, an image that is no displacement field, or a
+            transform of a kind that cannot be read.
     """
     path = Path(path)
     if os.path.isdir(path):
@@ -159,11 +161,11 @@ def read_transform_file(path: str | Path) -> sitk.Transform:
                 if not survives(lambda: sitk.ReadTransform(name), patience):
                     raise InputError(f"{path} is not a transform that can be read, or it is damaged.")
                 return typed(sitk.ReadTransform(name))
-            image = sitk.ReadImage(itk_name(path))
-            if image.GetNumberOfComponentsPerPixel() != image.GetDimension():
-                raise InputError(f"{path} is an image, but not a displacement field.")
-            image = sitk.Cast(image, sitk.sitkVectorFloat64)
+            image = displacement_image(sitk.ReadImage(itk_name(path)), path)
     except (RuntimeError, UnicodeDecodeError) as error:  # the latter where ITK quotes the file's bytes
+        known = unreadable_class(str(error), path)
+        if known is not None:
+            raise known from error
         raise InputError(f"{path} is not a transform that can be read, or it is damaged.") from error
     if not np.isfinite(sitk.GetArrayViewFromImage(image)).all():
         raise InputError(f"{path} has displacements that are not finite numbers.")

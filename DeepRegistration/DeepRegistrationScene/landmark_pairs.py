@@ -16,7 +16,7 @@ from .geometry import FLIP, Node, lies_under, world_matrix
 
 @dataclass(frozen=True)
 class Point:
-    """A control point that is placed and selected: its place in the list, its label, its position (LPS mm)."""
+    """A control point that is placed and selected: its place in the list, label and position (LPS mm)."""
 
     index: int
     label: str
