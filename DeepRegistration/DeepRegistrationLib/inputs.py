@@ -15,6 +15,7 @@ from torch import Tensor
 from .cautions import landmark_cautions, noise_caution, start_caution
 from .errors import InputError
 from .frame import Frame, Volume
+from .geometry_checks import geometry_cautions
 from .initial import DEFORMABLE, TransformSource, check_initial, load_transform
 from .io import check_contrast, read_labels, read_mask, read_volume
 from .landmarks import Landmarks, LandmarkSource, as_landmarks, pair_landmarks, unused_landmarks
@@ -84,7 +85,7 @@ def load_inputs(
         InputError: anything missing, unreadable or contradictory.
     """
     warnings: list[str] = []
-    fixed_volume, moving_volume = _volume(fixed, "fixed"), _volume(moving, "moving")
+    fixed_volume, moving_volume = _volume(fixed, "fixed", warnings), _volume(moving, "moving", warnings)
     if fixed_volume.frame.dimension != moving_volume.frame.dimension:
         raise InputError(
             f"The fixed image is {fixed_volume.frame.dimension}-D and the moving image "
@@ -234,8 +235,10 @@ def _initial(
     return initial
 
 
-def _volume(source: ImageSource, role: str) -> Volume:
+def _volume(source: ImageSource, role: str, warnings: list[str]) -> Volume:
     volume = source if isinstance(source, Volume) else read_volume(source)
+    if isinstance(source, str | Path):
+        warnings.extend(geometry_cautions(Path(source), role))
     if volume.channels != 1:
         raise InputError(f"The {role} image has {volume.channels} components per voxel; it must have one.")
     bad = int((~volume.data.isfinite()).sum())

@@ -25,6 +25,7 @@ from .atomic import atomic_path, check_space
 from .errors import InputError, OutputError
 from .file_checks import check_file, itk_name, quiet_itk, survives
 from .frame import Frame
+from .geometry_checks import check_nifti_holds, millimetres
 from .io import IMAGE_EXTENSIONS, set_frame, write_image
 from .transform_headers import displacement_image, unreadable_class
 from .transform_parts import field_and_linear, lattice_points, linear_to_sitk, typed
@@ -48,7 +49,7 @@ def write_displacement(displacement_mm: np.ndarray | Tensor, frame: Frame, path:
 
     Raises:
         InputError: another shape, or numbers that are not finite.
-        OutputError: another extension, or the file could not be written.
+        OutputError: another extension, a sheared frame for NIfTI, or the file could not be written.
     """
     path = Path(path)
     name = path.name.lower()
@@ -161,6 +162,8 @@ def read_transform_file(path: str | Path) -> sitk.Transform:
                 if not survives(lambda: sitk.ReadTransform(name), patience):
                     raise InputError(f"{path} is not a transform that can be read, or it is damaged.")
                 return typed(sitk.ReadTransform(name))
+            if millimetres(path) != 1:
+                raise InputError(f"{path} is not in millimetres; convert it first.")
             image = displacement_image(sitk.ReadImage(itk_name(path)), path)
     except (RuntimeError, UnicodeDecodeError) as error:  # the latter where ITK quotes the file's bytes
         known = unreadable_class(str(error), path)
@@ -246,6 +249,7 @@ def _write_nifti(field: np.ndarray, frame: Frame, path: Path) -> None:
     if spatial:
         vectors[..., :2] *= -1
     image = set_frame(sitk.GetImageFromArray(vectors, isVector=True), frame)
+    check_nifti_holds(frame, path)
     with atomic_path(path) as temporary:
         packed = path.name.lower().endswith(".gz")
         plain = temporary.with_suffix("") if packed else temporary

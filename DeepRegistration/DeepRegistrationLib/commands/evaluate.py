@@ -9,6 +9,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch import Tensor
 from ..errors import InputError
 from ..field import Field
 from ..frame import Frame, Volume
+from ..geometry_checks import geometry_cautions
 from ..initial import load_transform
 from ..io import read_labels, read_volume, volume_to_sitk
 from ..landmarks import pair_landmarks, read_landmarks, unused_landmarks
@@ -109,6 +111,8 @@ def _given(options: argparse.Namespace) -> _Given:
     warnings: list[str] = []
     if options.fixed is not None:
         images = read_volume(options.fixed), read_volume(options.moving)
+        for role in ("fixed", "moving"):
+            warnings += geometry_cautions(Path(getattr(options, role)), role)
     if options.fixed_labels is not None:
         labels = read_labels(options.fixed_labels), read_labels(options.moving_labels)
     if options.fixed_landmarks is not None:
