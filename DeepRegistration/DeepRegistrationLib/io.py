@@ -19,7 +19,7 @@ import torch
 from .atomic import atomic_path
 from .dicom_folder import read_dicom_folder
 from .errors import InputError, OutputError, ResourceError
-from .file_checks import check_file, itk_name, quiet_itk
+from .file_checks import check_descriptors, check_file, itk_name, quiet_itk
 from .frame import Frame, Volume
 from .geometry_checks import any_sform, check_nifti_holds, mended_frame, millimetres
 
@@ -265,6 +265,7 @@ def _explained(path: Path) -> Iterator[None]:
     except (RuntimeError, UnicodeDecodeError) as error:  # the latter where ITK quotes the file's bytes
         if "allocate memory" in str(error):
             raise ResourceError(f"{path} is too large for this machine's memory.") from error
+        check_descriptors(path)
         raise InputError(
             f"{path} is not an image that can be read, or it is damaged or incomplete."
         ) from error

@@ -40,7 +40,12 @@ def normalised(volume: Volume, mask: Volume | None = None) -> Volume:
     if high <= low:
         low, high = float(values.min()), float(values.max())
     if high <= low:
-        raise InputError("The image has the same value everywhere, so there is nothing to align.")
+        if mask is not None and values.numel() == 1:
+            raise InputError(
+                "The image's mask leaves a single voxel of it, with which nothing can be aligned."
+            )
+        where = "everywhere" if mask is None else "all over its mask"
+        raise InputError(f"The image has the same value {where}, so there is nothing to align.")
     scaled = (volume.data - float(low)).mul_(1 / (float(high) - float(low))).clamp_(0, 1)
     return Volume(scaled, volume.frame)
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .atomic import atomic_path, check_space
 from .errors import InputError, OutputError
-from .file_checks import check_file, itk_name, quiet_itk, survives
+from .file_checks import check_descriptors, check_file, itk_name, quiet_itk, survives
 from .frame import Frame
 from .geometry_checks import check_nifti_holds, millimetres
 from .io import IMAGE_EXTENSIONS, set_frame, write_image
@@ -169,6 +169,7 @@ def read_transform_file(path: str | Path) -> sitk.Transform:
         known = unreadable_class(str(error), path)
         if known is not None:
             raise known from error
+        check_descriptors(path)
         raise InputError(f"{path} is not a transform that can be read, or it is damaged.") from error
     if not np.isfinite(sitk.GetArrayViewFromImage(image)).all():
         raise InputError(f"{path} has displacements that are not finite numbers.")
