@@ -12,6 +12,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from .background import filling_value
 from .field import Field
 from .frame import Frame, Volume
 from .inputs import Inputs
@@ -27,7 +28,7 @@ from .metrics import (
     landmark_errors,
     mutual_information,
 )
-from .prepare import resampled
+from .prepare import resampled, without_padding
 from .registration import warped_volume
 from .written_map import WrittenMap
 
@@ -98,10 +99,15 @@ class Untouched:
         self._labels: tuple[Volume, Volume, dict[str, Any]] | None = None
 
     def similarity(self, inputs: Inputs) -> dict[str, float]:
-        """As `similarity_numbers`, of the moving image read at the fixed image's voxels."""
+        """As `similarity_numbers`, of the moving image read at the fixed image's voxels; a CT scanner's
+        padding counts as air."""
         if self._images is None or not _same(self._images, inputs.fixed, inputs.moving):
             fixed = thinned(inputs.fixed)
-            numbers = similarity_numbers(fixed, resampled(inputs.moving, fixed.frame))
+            fill = filling_value(inputs.moving.data[0].cpu().numpy())
+            start = resampled(inputs.moving, fixed.frame, outside=fill)
+            numbers = similarity_numbers(
+                without_padding(fixed, inputs.fixed), without_padding(start, inputs.moving)
+            )
             self._images = (inputs.fixed, inputs.moving, numbers)
         return self._images[2]
 
@@ -163,7 +169,12 @@ def _one_way(
     linear = None if maps[1].linear is None else maps[1].linear.matrix.numpy()
     fixed = inputs.fixed if warped.frame == inputs.fixed.frame else thinned(inputs.fixed)
     numbers: dict[str, Any] = {
-        "similarity": {"before": before.similarity(inputs), "after": similarity_numbers(fixed, warped)},
+        "similarity": {
+            "before": before.similarity(inputs),
+            "after": similarity_numbers(
+                without_padding(fixed, inputs.fixed), without_padding(warped, inputs.moving)
+            ),
+        },
         "regularity": {**fold_statistics(maps[0].field), "folds_measured": FOLDS_MEASURED},
         "inverse_consistency": inverse_consistency(maps[0].field, maps[1].field, linear),
     }

@@ -25,6 +25,7 @@ from ..initial import load_transform
 from ..io import read_labels, read_volume, volume_to_sitk
 from ..landmarks import pair_landmarks, read_landmarks, unused_landmarks
 from ..metrics import FOLDS_MEASURED, fold_statistics, inverse_consistency
+from ..prepare import without_padding
 from ..quality import label_numbers, landmark_numbers, similarity_numbers
 from ..transform_files import displacement_from_sitk, displacement_to_sitk, read_transform_file
 from ..transform_parts import field_and_linear, linear_beyond, linear_to_sitk, outside_caution
@@ -127,8 +128,12 @@ def _one_way(given: _Given, transform: sitk.Transform, field: Field) -> dict[str
     maps = {"before": sitk.Transform(transform.GetDimension(), sitk.sitkIdentity), "after": transform}
     numbers: dict[str, Any] = {}
     if given.images is not None:
-        warped = _carried(*given.images, maps, labels=False)
-        numbers["similarity"] = {w: similarity_numbers(given.images[0], i) for w, i in warped.items()}
+        fixed, moving = given.images
+        warped = _carried(fixed, moving, maps, labels=False)
+        numbers["similarity"] = {
+            when: similarity_numbers(without_padding(fixed), without_padding(image, moving))
+            for when, image in warped.items()
+        }
     if given.labels is not None:
         values = common_labels(*(volume.data for volume in given.labels))
         warped = _carried(*given.labels, maps, labels=True)
