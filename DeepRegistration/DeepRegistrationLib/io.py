@@ -20,6 +20,7 @@ from .atomic import atomic_path
 from .dicom_folder import read_dicom_folder
 from .errors import InputError, OutputError, ResourceError
 from .file_checks import check_descriptors, check_file, itk_name, quiet_itk
+from .foreign_files import foreign_kind
 from .frame import Frame, Volume
 from .geometry_checks import any_sform, check_nifti_holds, mended_frame, millimetres
 
@@ -28,6 +29,7 @@ Source = str | Path | sitk.Image
 IMAGE_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
 _SHEARED = "orthonormal"  # in what ITK says of a sform that it does not take
 _LENGTHS = 0.05  # of directions, that may be missing from one or be beyond
+_ROUNDING = 1e-3  # how far a stored label may be from a whole number
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
 
@@ -72,7 +74,8 @@ def read_labels(source: Source, component: int | None = None) -> Volume:
     """Read a label map; labels are kept exactly.
 
     Args:
-        source: as for `read_volume`; a float image is accepted when all its values are whole numbers.
+        source: as for `read_volume`; a float image is accepted when all its values are whole numbers but for
+            the rounding of a scale factor.
         component: which frame of a 4-D image, or which layer of a multi-component one, to take.
 
     Returns:
@@ -85,8 +88,10 @@ def read_labels(source: Source, component: int | None = None) -> Volume:
     array = sitk.GetArrayViewFromImage(image)
     if array.dtype.kind == "f":
         _refuse_non_finite(array, name)
-        if not np.array_equal(array, np.rint(array)):
+        whole = np.rint(array)
+        if np.abs(array - whole).max() > _ROUNDING:
             raise InputError(f"{name} is not a label map: some of its values are not whole numbers.")
+        array = whole
     lowest, highest = int(array.min()), int(array.max())
     for dtype in (np.int32, np.int64):
         if np.iinfo(dtype).min <= lowest and highest <= np.iinfo(dtype).max:
@@ -266,6 +271,9 @@ def _explained(path: Path) -> Iterator[None]:
         if "allocate memory" in str(error):
             raise ResourceError(f"{path} is too large for this machine's memory.") from error
         check_descriptors(path)
+        known = foreign_kind(path, "image")
+        if known is not None:
+            raise InputError(known) from error
         raise InputError(
             f"{path} is not an image that can be read, or it is damaged or incomplete."
         ) from error

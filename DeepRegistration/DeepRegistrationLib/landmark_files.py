@@ -4,7 +4,7 @@ A .csv table has one point a line, separated by commas, semicolons or tabs; line
 skipped. Its first line may name the columns, in any order and case: ``x,y,z`` or ``l,p,s`` (LPS),
 ``r,a,s`` (RAS), also as ``x_lps`` or ``x_ras``; ``label`` or ``name``; ``defined`` and ``selected``, as
 Slicer exports them (0: left out). Two coordinates are enough for 2-D images. Without such a line a table has
-the columns x,y,z or label,x,y,z, in LPS.
+the columns x,y,z or label,x,y,z, in LPS. Decimals may have commas where something else separates the cells.
 """
 
 from __future__ import annotations
@@ -172,6 +172,11 @@ def _read_csv(text: str, path: Path) -> PointList:
     ]
     found = PointList()
     for row in rows:
+        if any(row[len(columns) :]):
+            raise InputError(
+                f"{path} has more cells in a line than columns ({','.join(row)}). Where decimals have "
+                "commas, semicolons have to separate the cells."
+            )
         cells = dict(zip(columns, row, strict=False))
         name = found.next_name(cells.get("label"))
         if cells.get("defined") == "0":
@@ -179,7 +184,7 @@ def _read_csv(text: str, path: Path) -> PointList:
         elif cells.get("selected") == "0":
             found.leave_out(name, DESELECTED)
         else:
-            found.add(name, [sign * float(row[k]) for k, sign in where])
+            found.add(name, [sign * _number(row[k]) for k, sign in where])
     return found
 
 
@@ -200,9 +205,14 @@ def _unnamed_columns(cells: list[str], path: Path) -> list[str]:
     raise InputError(f"{path} needs a first line that names its columns, such as label,x,y,z.")
 
 
+def _number(cell: str) -> float:
+    """A cell's number, perhaps with a decimal comma; raises ValueError."""
+    return float(cell.replace(",", ".") if cell.count(",") == 1 else cell)
+
+
 def _is_number(cell: str) -> bool:
     try:
-        float(cell)
+        _number(cell)
     except ValueError:
         return False
     return True

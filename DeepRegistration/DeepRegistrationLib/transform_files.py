@@ -24,6 +24,7 @@ from torch import Tensor
 from .atomic import atomic_path, check_space
 from .errors import InputError, OutputError
 from .file_checks import check_descriptors, check_file, itk_name, quiet_itk, survives
+from .foreign_files import foreign_kind
 from .frame import Frame
 from .geometry_checks import check_nifti_holds, millimetres
 from .io import IMAGE_EXTENSIONS, set_frame, write_image
@@ -166,10 +167,10 @@ def read_transform_file(path: str | Path) -> sitk.Transform:
                 raise InputError(f"{path} is not in millimetres; convert it first.")
             image = displacement_image(sitk.ReadImage(itk_name(path)), path)
     except (RuntimeError, UnicodeDecodeError) as error:  # the latter where ITK quotes the file's bytes
-        known = unreadable_class(str(error), path)
-        if known is not None:
-            raise known from error
         check_descriptors(path)
+        known = unreadable_class(str(error), path) or foreign_kind(path, "transform")
+        if known is not None:
+            raise InputError(known) from error
         raise InputError(f"{path} is not a transform that can be read, or it is damaged.") from error
     if not np.isfinite(sitk.GetArrayViewFromImage(image)).all():
         raise InputError(f"{path} has displacements that are not finite numbers.")

@@ -86,7 +86,7 @@ def displacement_image(image: sitk.Image, path: Path) -> sitk.Image:
     return _from_ras(image, kind == _POSITIONS)
 
 
-def unreadable_class(message: str, path: Path) -> InputError | None:
+def unreadable_class(message: str, path: Path) -> str | None:
     """What to say of a transform file of a class that SimpleITK does not know, by its message; None for other
     messages."""
     found = _CLASS.search(message)
@@ -99,7 +99,7 @@ def unreadable_class(message: str, path: Path) -> InputError | None:
         )
     else:
         what = f"a {found[1]}, a kind of transform that SimpleITK does not read"
-    return InputError(f"{path} holds {what}. {CONVERT_IN_SLICER}")
+    return f"{path} holds {what}. {CONVERT_IN_SLICER}"
 
 
 def _from_ras(image: sitk.Image, positions: bool) -> sitk.Image:
