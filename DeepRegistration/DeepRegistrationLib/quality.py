@@ -30,6 +30,7 @@ from .metrics import (
 )
 from .prepare import resampled, without_padding
 from .registration import warped_volume
+from .transforms import Transform
 from .written_map import WrittenMap
 
 _SIMILARITY_POINTS = 500_000
@@ -130,7 +131,8 @@ def quality_of(
     inputs: Inputs, maps: tuple[WrittenMap, WrittenMap], warped: Volume, before: Untouched
 ) -> dict[str, Any]:
     """What `quality.json` says about the maps and images: of the fixed image's space, where the forward field
-    lives, and under ``moving_space`` the same of the moving image's, where the inverse one does.
+    lives, and under ``moving_space`` the same of the moving image's, where the inverse one does. The
+    similarity that the initial transform gives by itself, if there is one, is its ``start``.
 
     Args:
         inputs: the pair.
@@ -142,8 +144,17 @@ def quality_of(
     other = _exchanged(inputs)
     back = warped_volume(inputs.fixed, inverse, thinned(inputs.moving).frame)
     numbers = _one_way(inputs, (forward, inverse), warped, before)
+    if inputs.initial is not None:
+        numbers["similarity"]["start"] = _by_initial(inputs, inputs.initial)
     numbers["moving_space"] = _one_way(other, (inverse, forward), back, before.exchanged)
     return numbers
+
+
+def _by_initial(inputs: Inputs, initial: Transform) -> dict[str, float]:
+    """As `similarity_numbers`, of the moving image by the initial transform alone."""
+    fixed = thinned(inputs.fixed)
+    start = warped_volume(inputs.moving, initial.field(fixed.frame), fixed.frame)
+    return similarity_numbers(without_padding(fixed, inputs.fixed), without_padding(start, inputs.moving))
 
 
 def _exchanged(inputs: Inputs) -> Inputs:

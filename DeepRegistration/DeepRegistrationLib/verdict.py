@@ -172,6 +172,11 @@ def _similarity(quality: Mapping[str, Any], other: Mapping[str, Any] | None) -> 
             numbers += (
                 f"; on the moving image {other['before'][key]:.3f} before, {other['after'][key]:.3f} now"
             )
+    start = (quality["similarity"].get("start") or {}).get(key)
+    if start is not None and after - start < -SIMILARITY_STEP[key]:
+        name = _SIMILARITY_NAMES[key]
+        text = f"The images are less alike than by the initial transform alone ({name} {start:.3f} with it, "
+        return Sentence(BAD, f"{text}{after:.3f} now).")
     if min(gains) < -SIMILARITY_STEP[key]:
         return Sentence(BAD, f"The images are less alike than before ({numbers}).")
     if max(gains) > SIMILARITY_STEP[key]:
