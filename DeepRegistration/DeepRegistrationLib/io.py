@@ -17,7 +17,8 @@ import SimpleITK as sitk
 import torch
 
 from .atomic import atomic_path
-from .dicom_folder import read_dicom_folder
+from .dicom_folder import dicom_series, read_series
+from .dicom_frames import check_frames, frame_count
 from .errors import InputError, OutputError, ResourceError
 from .file_checks import check_descriptors, check_file, itk_name, quiet_itk
 from .foreign_files import foreign_kind
@@ -124,16 +125,20 @@ def check_contrast(volume: Volume, role: str) -> None:
 def frame_from_sitk(image: sitk.Image | sitk.ImageFileReader) -> Frame:
     """The lattice of a SimpleITK image; raises InputError when its geometry is not usable."""
     d = image.GetDimension()
-    direction = np.asarray(image.GetDirection()).reshape(d, d)
+    spacing = np.asarray(image.GetSpacing())  # of a DICOM reader less than 0 where frames run backwards
+    direction = np.asarray(image.GetDirection()).reshape(d, d) * np.where(spacing < 0, -1, 1)
     lengths = np.linalg.norm(direction, axis=0)
-    held = not np.allclose(lengths, 1, atol=1e-3) and np.allclose(lengths, image.GetSpacing(), rtol=1e-3)
+    held = not np.allclose(lengths, 1, atol=1e-3) and np.allclose(lengths, spacing, rtol=1e-3)
     if held or np.abs(lengths - 1).max() > _LENGTHS:
         raise InputError(
             "The columns of the image's direction matrix do not have the length 1, but "
             f"{', '.join(f'{length:.3g}' for length in lengths)}: does it hold the spacing, too?"
         )
     return Frame(
-        image.GetSize(), image.GetSpacing(), image.GetOrigin(), tuple(map(tuple, direction.tolist()))
+        image.GetSize(),
+        tuple(np.abs(spacing).tolist()),
+        image.GetOrigin(),
+        tuple(map(tuple, direction.tolist())),
     )
 
 
@@ -221,7 +226,8 @@ def _load(source: Source, component: int | None) -> tuple[sitk.Image, str]:
         return _single(source, "The image", component), "The image"
     path = Path(source)
     if os.path.isdir(path):  # which takes names of any length
-        image = read_dicom_folder(path)
+        files = dicom_series(path)
+        image = read_series(files, path) if len(files) > 1 else _read_file(Path(files[0]), component)
     else:
         check_file(path)
         image = _read_file(path, component)
@@ -259,6 +265,8 @@ def _reading(path: Path, act: Callable[[sitk.ImageFileReader], Any]) -> tuple[An
                 reader.ReadImageInformation()
                 mended = mended_frame(reader, path)
                 return act(reader), mended
+        if frame_count(reader) > 1:
+            check_frames(_frame(reader, str(path)), path)
         return act(reader), None
 
 
