@@ -45,15 +45,18 @@ class PointList:
         labels: N names; the number in the file where it gives none.
         places: N numbers, 0 for the first point of the file.
         left_out: name and reason of each point that is not placed or is deselected.
+        named: whether the file gives any name.
     """
 
     points: Points = field(default_factory=list)
     labels: tuple[str, ...] = ()
     places: tuple[int, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
+    named: bool = False
 
     def next_name(self, given: object) -> str:
         """The name of the point that comes next, from what the file gives for one."""
+        self.named = self.named or bool(given)
         return str(given or self._count + 1)
 
     def add(self, name: str, point: list[float]) -> None:

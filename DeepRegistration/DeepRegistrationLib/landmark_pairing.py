@@ -3,7 +3,7 @@ torch.
 
 Points that are not placed or are deselected are left out first. The others are paired by the names that both
 lists share. Where they share none, the place in the list decides, if the lists are equally long or number
-their points by place ("3", "F-3"). Points without a partner are left out, and named.
+their points by place ("F-3", "M-3"). Points without a partner are left out, and named.
 """
 
 from __future__ import annotations
@@ -30,11 +30,18 @@ class Listed:
         labels: N names, not necessarily different; empty where a point has none.
         places: N numbers, 0 for the first of the list: those that are left out count, too.
         left_out: name and reason of each point that is left out.
+        named: whether the labels are names; otherwise they only count the points.
     """
 
     labels: tuple[str, ...]
     places: tuple[int, ...]
     left_out: tuple[tuple[str, str], ...] = ()
+    named: bool = True
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels as far as they are names; empty for the others."""
+        return self.labels if self.named else ("",) * len(self.labels)
 
     @property
     def length(self) -> int:
@@ -43,8 +50,8 @@ class Listed:
 
     @property
     def numbered(self) -> bool:
-        """Whether the names say no more than the places."""
-        return all(_is_number(*item) for item in zip(self.labels, self.places, strict=True))
+        """Whether the names are the places' numbers."""
+        return all(_is_number(*item) for item in zip(self.names, self.places, strict=True))
 
     def name(self, row: int) -> str:
         return self.labels[row] or f"point {self.places[row] + 1}"
@@ -78,8 +85,8 @@ def pairing(fixed: Listed, moving: Listed) -> Pairing:
             different lengths.
     """
     lists = (fixed, moving)
-    shared = (set(fixed.labels) & set(moving.labels)) - {""}
-    repeated = sorted(n for n in shared if max(one.labels.count(n) for one in lists) > 1)
+    shared = (set(fixed.names) & set(moving.names)) - {""}
+    repeated = sorted(n for n in shared if max(one.names.count(n) for one in lists) > 1)
     by_name = bool(shared) and not repeated
     if repeated and not _agree(fixed, moving, shared):
         raise InputError(
@@ -93,7 +100,7 @@ def pairing(fixed: Listed, moving: Listed) -> Pairing:
             "and no names that both lists share; each needs its partner."
         )
     keys = [
-        [label if by_name else place for label, place in zip(one.labels, one.places, strict=True)]
+        [name if by_name else place for name, place in zip(one.names, one.places, strict=True)]
         for one in lists
     ]
     partner = {key: row for row, key in enumerate(keys[1]) if key != ""}
@@ -103,7 +110,7 @@ def pairing(fixed: Listed, moving: Listed) -> Pairing:
         for side, one in enumerate(lists)
     )
     sentences = [*_unused(lists, unpaired)]
-    if rows and not shared and not (fixed.numbered or moving.numbered):
+    if rows and not shared and not any(one.numbered or not any(one.names) for one in lists):
         sentences.append("The landmarks are paired by their order, since their names differ.")
     return Pairing(rows, _unique([fixed.labels[row] for row, _ in rows]), unpaired, by_name, tuple(sentences))
 
@@ -125,16 +132,16 @@ def _unused(lists: tuple[Listed, Listed], unpaired: Sequence[Sequence[str]]) -> 
 
 def _agree(fixed: Listed, moving: Listed, shared: set[str]) -> bool:
     """Whether names that repeat stand at the same places of both lists."""
-    there = dict(zip(moving.places, moving.labels, strict=True))
+    there = dict(zip(moving.places, moving.names, strict=True))
     return fixed.length == moving.length and all(
-        there.get(place, label) == label or not {label, there[place]} & shared
-        for label, place in zip(fixed.labels, fixed.places, strict=True)
+        there.get(place, name) == name or not {name, there[place]} & shared
+        for name, place in zip(fixed.names, fixed.places, strict=True)
     )
 
 
 def _is_number(label: str, place: int) -> bool:
     number = _NUMBER.search(label)
-    return not label or (number is not None and int(number[1]) == place + 1)
+    return number is not None and int(number[1]) == place + 1
 
 
 def _unique(labels: list[str]) -> tuple[str, ...]:

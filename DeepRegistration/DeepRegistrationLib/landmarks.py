@@ -24,6 +24,7 @@ class Landmarks:
         labels: N names, not necessarily different.
         places: of the points in the list they come from, 0 for the first; None: 0 to N - 1.
         left_out: name and reason of each point of that list that is not used.
+        named: whether the labels are names; otherwise they only count the points.
 
     Raises:
         InputError: when the points have another shape or are not finite numbers.
@@ -33,6 +34,7 @@ class Landmarks:
     labels: tuple[str, ...]
     places: tuple[int, ...] | None = None
     left_out: tuple[tuple[str, str], ...] = ()
+    named: bool = True
 
     def __post_init__(self) -> None:
         if self.points.ndim != 2 or self.points.shape[1] not in (2, 3):
@@ -54,7 +56,7 @@ class Landmarks:
     def listed(self) -> Listed:
         """What decides which point belongs to which of another list."""
         places = tuple(range(len(self))) if self.places is None else self.places
-        return Listed(self.labels, places, self.left_out)
+        return Listed(self.labels, places, self.left_out, self.named)
 
 
 LandmarkSource = Landmarks | str | Path | Tensor | np.ndarray | Sequence[Sequence[float]]
@@ -77,7 +79,9 @@ def as_landmarks(source: LandmarkSource) -> Landmarks:
             points = torch.from_numpy(np.array(source, dtype=np.float64))
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError("Landmarks must be points with the same number of coordinates each.") from error
-    return Landmarks(points, tuple(str(k + 1) for k in range(len(points))) if points.ndim else ())
+    return Landmarks(
+        points, tuple(str(k + 1) for k in range(len(points))) if points.ndim else (), named=False
+    )
 
 
 def read_landmarks(path: str | Path) -> Landmarks:
@@ -96,7 +100,7 @@ def read_landmarks(path: str | Path) -> Landmarks:
         raise InputError(f"{path} has no landmarks{which} in it.")
     try:
         points = torch.tensor(found.points, dtype=torch.float64)
-        return Landmarks(points, found.labels, found.places, found.left_out)
+        return Landmarks(points, found.labels, found.places, found.left_out, found.named)
     except InputError as error:
         raise InputError(f"{path} cannot be used. {error}") from error
 

@@ -244,6 +244,16 @@ def test_pairing_by_order_where_no_name_is_shared(labels: tuple[str, ...]) -> No
     assert ["paired by their order" in text for text in told] == [True] * (labels[0] in ("a", "x"))
 
 
+def test_lists_without_names_have_to_be_equally_long(tmp_path: Path) -> None:
+    """Which point is missing, nobody knows."""
+    for name, points in (("f.csv", "1,2,3\n4,5,6\n7,8,9\n"), ("m.csv", "4,5,6\n7,8,9\n")):
+        (tmp_path / name).write_text(points)
+    with pytest.raises(InputError, match="3 landmarks on the fixed image but 2 on the moving"):
+        pair_landmarks(tmp_path / "f.csv", tmp_path / "m.csv")
+    with pytest.raises(InputError, match="3 landmarks on the fixed image but 2 on the moving"):
+        pair_landmarks(POINTS, POINTS[:2])
+
+
 def test_numbered_lists_are_paired_by_place_whatever_their_lengths() -> None:
     fixed, moving = Landmarks(POINTS, ("F-1", "F-2", "F-3")), Landmarks(POINTS[:2], ("M_1", "M_2"))
     assert pair_landmarks(fixed, moving)[2] == ("F-1", "F-2")
