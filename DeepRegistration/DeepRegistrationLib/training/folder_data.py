@@ -31,13 +31,14 @@ from ..file_checks import check_file, quiet_itk
 from ..filters import downsample
 from ..frame import Frame, apply_matrix
 from ..io import read_labels, read_volume
-from ..landmarks import pair_landmarks
+from ..landmarks import pair_landmarks, unused_landmarks
 from ..prepare import normalised
 from .base import Batch
 from .source import PairSource
 
 _CACHE_BYTES = 4 << 30
 _TENTH = 10
+_NOTES = 5
 _COLUMNS = ("fixed", "moving", "fixed_labels", "moving_labels", "fixed_landmarks", "moving_landmarks", "use")
 
 
@@ -112,6 +113,7 @@ class FolderPairs(PairSource):
         if len(self.shape) != self.dimension:
             raise InputError(f"The images of {spec} are {self.dimension}-D; the shape needs as many numbers.")
         self._cache = _Cache(self.shape, cache_bytes)
+        self.notes = _unused_landmarks(both)
 
     @property
     def held_out_count(self) -> int:
@@ -217,6 +219,15 @@ def _landmarks(files: tuple[Path, Path], fixed: Frame, moving: Frame) -> tuple[T
         apply_matrix(fixed.world_to_normalised, on_fixed.double()).float(),
         apply_matrix(moving.world_to_normalised, on_moving.double()).float(),
     )
+
+
+def _unused_landmarks(pairs: Sequence[_Pair]) -> tuple[str, ...]:
+    """Sentences on landmarks without a partner; raises InputError where they make no pairs."""
+    notes = []
+    for files in (pair.landmarks for pair in pairs if pair.landmarks is not None):
+        notes += [f"{files[0].name} and {files[1].name}: {text}" for text in unused_landmarks(*files)]
+    more = len(notes) - _NOTES
+    return (*notes[:_NOTES], f"... and {more} more such pairs.") if more > 0 else tuple(notes)
 
 
 def _stacked(pairs: Sequence[tuple[Tensor, Tensor]], draws: Sequence[Any]) -> tuple[Tensor, Tensor]:

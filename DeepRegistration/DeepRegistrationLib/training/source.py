@@ -23,11 +23,13 @@ class PairSource(ABC):
         spec: the text that described it.
         dimension: 2 or 3.
         shape: voxels, array order.
+        notes: sentences for the user.
     """
 
     spec: str
     dimension: int
     shape: tuple[int, ...]
+    notes: tuple[str, ...] = ()
 
     def batch(self, count: int, seed: int, step: int, first: int = 0) -> Batch:
         """Pairs `first` to `first + count - 1` of a training step."""
