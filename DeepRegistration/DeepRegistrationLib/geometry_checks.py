@@ -19,6 +19,8 @@ from .errors import InputError, OutputError
 from .file_checks import itk_name, quiet_itk
 from .frame import Frame
 
+SHEARED = "orthonormal"
+"""What ITK says of a file whose only frame is a sform with a shear has this word."""
 _PERMISSIVE = "ITK_NIFTI_SFORM_PERMISSIVE"
 _NIFTI = (".nii", ".nii.gz")
 _ROUNDING = 0.1
@@ -59,6 +61,11 @@ def check_nifti_holds(frame: Frame, path: Path) -> None:
             f"{path} could not be written: NIfTI does not hold a sheared geometry, such as of a tilted "
             "gantry; choose .nrrd or .mha."
         )
+
+
+def sheared(path: Path) -> InputError:
+    """What to say of a file with a sheared geometry."""
+    return InputError(f"{path} has a sheared geometry; resample it onto a regular grid first.")
 
 
 def check_not_sheared(frame: Frame, role: str) -> None:
@@ -104,7 +111,7 @@ def mended_frame(reader: sitk.ImageFileReader, path: Path) -> Frame:
         )
         if _apart(said, frame) <= _ROUNDING:
             return frame
-    raise InputError(f"{path} has a sheared geometry; resample it onto a regular grid first.")
+    raise sheared(path)
 
 
 def millimetres(path: Path) -> float:

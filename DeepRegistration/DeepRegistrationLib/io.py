@@ -23,12 +23,11 @@ from .errors import InputError, OutputError, ResourceError
 from .file_checks import check_descriptors, check_file, itk_name, quiet_itk
 from .foreign_files import foreign_kind
 from .frame import Frame, Volume
-from .geometry_checks import any_sform, check_nifti_holds, mended_frame, millimetres
+from .geometry_checks import SHEARED, any_sform, check_nifti_holds, mended_frame, millimetres
 
 Source = str | Path | sitk.Image
 
 IMAGE_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
-_SHEARED = "orthonormal"  # in what ITK says of a sform that it does not take
 _LENGTHS = 0.05  # of directions, that may be missing from one or be beyond
 _ROUNDING = 1e-3  # how far a stored label may be from a whole number
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
@@ -259,7 +258,7 @@ def _reading(path: Path, act: Callable[[sitk.ImageFileReader], Any]) -> tuple[An
         try:
             reader.ReadImageInformation()
         except RuntimeError as error:
-            if _SHEARED not in str(error):
+            if SHEARED not in str(error):
                 raise
             with any_sform():
                 reader.ReadImageInformation()

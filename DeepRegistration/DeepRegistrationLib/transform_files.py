@@ -26,7 +26,7 @@ from .errors import InputError, OutputError
 from .file_checks import check_descriptors, check_file, itk_name, quiet_itk, survives
 from .foreign_files import foreign_kind
 from .frame import Frame
-from .geometry_checks import check_nifti_holds, millimetres
+from .geometry_checks import SHEARED, check_nifti_holds, millimetres, sheared
 from .io import IMAGE_EXTENSIONS, set_frame, write_image
 from .transform_headers import displacement_image, unreadable_class
 from .transform_parts import field_and_linear, lattice_points, linear_to_sitk, typed
@@ -168,6 +168,8 @@ def read_transform_file(path: str | Path) -> sitk.Transform:
             image = displacement_image(sitk.ReadImage(itk_name(path)), path)
     except (RuntimeError, UnicodeDecodeError) as error:  # the latter where ITK quotes the file's bytes
         check_descriptors(path)
+        if SHEARED in str(error):
+            raise sheared(path) from error
         known = unreadable_class(str(error), path) or foreign_kind(path, "transform")
         if known is not None:
             raise InputError(known) from error

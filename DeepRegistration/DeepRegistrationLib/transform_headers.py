@@ -7,6 +7,8 @@ NIfTI, intent name ``NREG_TRANS``        NiftyReg's, RAS; ``intent_p1`` 0: posit
                                          are refused
 NIfTI, intent name ``Mapping``, or the   SPM's: positions, RAS
 description "Deformation field"
+NIfTI, the description "Flow field" or   SPM's: refused
+"Velocity"
 NIfTI, intent 2006 to 2018               FSL's, in its own coordinates: refused
 whole numbers, or colours                a picture: refused
 =======================================  ====================================================================
@@ -62,9 +64,12 @@ def displacement_image(image: sitk.Image, path: Path) -> sitk.Image:
             f"{path} is a warp of FSL, which counts in its own coordinates; convert it to a displacement "
             "field of ITK first."
         )
-    spm = _said(image, "intent_name") == "Mapping" or _said(image, "descrip").lower().startswith(
-        "deformation"
-    )
+    words = _said(image, "descrip").lower()
+    if words.startswith(("flow field", "velocity")):
+        raise InputError(
+            f"{path} is a velocity of SPM (Dartel or Shoot); let SPM write the deformation (y_*.nii) instead."
+        )
+    spm = _said(image, "intent_name") == "Mapping" or words.startswith("deformation")
     nifty_reg = _said(image, "intent_name") == "NREG_TRANS"
     if image.GetDimension() == 5 and spm:  # where the intent does not tell that these are vectors
         image = _vectors(image)

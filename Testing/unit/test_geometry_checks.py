@@ -75,6 +75,17 @@ def test_a_shear_is_refused_or_told(tmp_path: Path) -> None:
     assert load_inputs(both, _volume()).warnings == [told]
 
 
+def test_a_field_with_a_shear_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "f.nii"
+    write_displacement(np.zeros((*FRAME.shape, 3)), FRAME, path)
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<2h12f", content, 252, 0, 1, *[0.0] * 12)
+    struct.pack_into("<12f", content, 280, *_rows(SHEARED).ravel())
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="sheared geometry"):
+        read_transform_file(path)
+
+
 def test_frames_that_differ_are_told_and_others_not(tmp_path: Path) -> None:
     away = _rows(FRAME)
     away[0, 3] += 30

@@ -319,7 +319,7 @@ def _twice(folder: Path) -> None:
         (_label_missing, "no label map for sub.01"),
         (_mixed, "no label map for volume"),
         (_mixed_unlabelled, "3-D image, but sub.00.nii.gz is 2-D"),
-        (_unreadable, "broken.nii.gz is not an image"),
+        (_unreadable, "broken.nii.gz is incomplete"),
         (_twice, "two images of one name"),
     ],
 )

@@ -67,6 +67,12 @@ def test_other_files_of_nifty_reg_are_refused(tmp_path: Path, p1: float) -> None
         read_transform_file(nifti(tmp_path / "c.nii", FIELD, 1007, "NREG_TRANS", p1))
 
 
+@pytest.mark.parametrize("words", ["Flow Field", "Velocity"])
+def test_velocities_of_spm_are_refused(tmp_path: Path, words: str) -> None:
+    with pytest.raises(InputError, match=r"velocity of SPM.*y_"):
+        read_transform_file(nifti(tmp_path / "u.nii", FIELD, 1007, words=words))
+
+
 def test_warps_of_fsl_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="warp of FSL"):
         read_transform_file(nifti(tmp_path / "w.nii", FIELD, 2006))

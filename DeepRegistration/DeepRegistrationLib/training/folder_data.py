@@ -30,7 +30,7 @@ from ..errors import InputError
 from ..file_checks import check_file, quiet_itk
 from ..filters import downsample
 from ..frame import Frame, apply_matrix
-from ..io import read_labels, read_volume
+from ..io import read_frame, read_labels, read_volume
 from ..landmarks import pair_landmarks, unused_landmarks
 from ..prepare import normalised
 from .base import Batch
@@ -346,6 +346,6 @@ def _size(path: Path) -> tuple[int, ...]:
     try:
         with quiet_itk():
             reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise InputError(f"{path} is not an image that can be read, or it is damaged.") from error
+    except RuntimeError:  # which says what is wrong, or mends it
+        return read_frame(path).size
     return tuple(reader.GetSize())
