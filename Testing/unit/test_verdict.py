@@ -227,6 +227,18 @@ def test_across_contrasts_mutual_information_counts() -> None:
     assert sentence.level == GOOD and "mutual information 1.100 before, 1.300 now" in sentence.text
 
 
+def test_weakly_related_images_are_less_alike_where_both_measures_say_so() -> None:
+    weak = {
+        "similarity__before__nmi": 1.012,
+        "similarity__after__nmi": 1.009,
+        "parameters__similarity_used": "mind",
+    }
+    for before, after, level in ((-0.4, -0.1, BAD), (0.3, -0.35, LOOK), (0.1, 0.08, LOOK)):
+        changes = {"similarity__before__ncc": before, "similarity__after__ncc": after}
+        (sentence,) = only(changed(**weak, **changes), "similarity")
+        assert sentence.level == level, sentence
+
+
 @pytest.mark.parametrize(
     ("mean", "largest", "level"), [(0.1, 1.0, GOOD), (0.6, 1.0, LOOK), (0.1, 4.0, LOOK), (1.2, 5.0, BAD)]
 )
