@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import math
 import os
@@ -21,8 +22,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from .detached import check_data_file, check_header
-from .errors import InputError
+from .errors import InputError, ResourceError
 
+_AT_ONCE = 8  # files that reading one may have open
 _quiet = threading.RLock()
 _CHUNK = 1 << 20
 _FLOATS = {16: "f4", 64: "f8"}  # by NIfTI's data type codes
@@ -50,14 +52,15 @@ def quiet_itk() -> Iterator[None]:
 
 @contextmanager
 def _muted_descriptor(descriptor: int) -> Iterator[None]:
+    kept = sink = -1
     try:
+        sink = os.open(os.devnull, os.O_WRONLY)
         kept = os.dup(descriptor)
-    except OSError:  # a program with windows only may have no standard error
-        kept = -1
-    if kept < 0:
+    except OSError:  # a program with windows only may have no standard error, another too many files open
+        if sink >= 0:
+            os.close(sink)
         yield
         return
-    sink = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(sink, descriptor)
         yield
@@ -111,6 +114,23 @@ def survives(read: Callable[[], object], seconds: float) -> bool:
         if not ended:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
+
+
+def check_descriptors(path: Path) -> None:
+    """Raise ResourceError where so many files are open that a reader cannot open `path` any more."""
+    opened = []
+    try:
+        for _ in range(_AT_ONCE):
+            opened.append(os.open(path, os.O_RDONLY))
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise ResourceError(
+                f"{path} cannot be opened: this program may not have more files open at a time. Close some, "
+                "or raise the limit (ulimit -n)."
+            ) from error
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 def check_file(path: Path) -> None:

@@ -15,9 +15,10 @@ from torch import Tensor
 from .cautions import landmark_cautions, noise_caution, start_caution
 from .errors import InputError
 from .frame import Frame, Volume
+from .geometry_checks import geometry_cautions
 from .initial import DEFORMABLE, TransformSource, check_initial, load_transform
 from .io import check_contrast, read_labels, read_mask, read_volume
-from .landmarks import Landmarks, LandmarkSource, as_landmarks, pair_landmarks
+from .landmarks import Landmarks, LandmarkSource, as_landmarks, pair_landmarks, unused_landmarks
 from .prepare import overlap_share, resampled
 from .transforms import LinearTransform, Transform
 
@@ -84,7 +85,7 @@ def load_inputs(
         InputError: anything missing, unreadable or contradictory.
     """
     warnings: list[str] = []
-    fixed_volume, moving_volume = _volume(fixed, "fixed"), _volume(moving, "moving")
+    fixed_volume, moving_volume = _volume(fixed, "fixed", warnings), _volume(moving, "moving", warnings)
     if fixed_volume.frame.dimension != moving_volume.frame.dimension:
         raise InputError(
             f"The fixed image is {fixed_volume.frame.dimension}-D and the moving image "
@@ -105,8 +106,20 @@ def load_inputs(
         _common_labels(labels_a, labels_b),
         _mask(fixed_mask, fixed_volume.frame, "fixed"),
         _mask(moving_mask, moving_volume.frame, "moving"),
-        _landmarks(fixed_landmarks, moving_landmarks, fixed_volume.frame, moving_volume.frame, warnings),
-        _landmarks(*(held_out_landmarks or (None, None)), fixed_volume.frame, moving_volume.frame, []),
+        _landmarks(
+            (fixed_landmarks, moving_landmarks),
+            fixed_volume.frame,
+            moving_volume.frame,
+            warnings,
+            fitted=True,
+        ),
+        _landmarks(
+            held_out_landmarks or (None, None),
+            fixed_volume.frame,
+            moving_volume.frame,
+            warnings,
+            fitted=False,
+        ),
         _initial(initial, fixed_volume.frame, moving_volume.frame, warnings),
         warnings,
     )
@@ -222,8 +235,10 @@ def _initial(
     return initial
 
 
-def _volume(source: ImageSource, role: str) -> Volume:
+def _volume(source: ImageSource, role: str, warnings: list[str]) -> Volume:
     volume = source if isinstance(source, Volume) else read_volume(source)
+    if isinstance(source, str | Path):
+        warnings.extend(geometry_cautions(Path(source), role))
     if volume.channels != 1:
         raise InputError(f"The {role} image has {volume.channels} components per voxel; it must have one.")
     bad = int((~volume.data.isfinite()).sum())
@@ -274,18 +289,27 @@ def _mask(source: ImageSource | None, frame: Frame, role: str) -> Volume | None:
 
 
 def _landmarks(
-    fixed: LandmarkSource | None, moving: LandmarkSource | None, a: Frame, b: Frame, warnings: list[str]
+    pair: tuple[LandmarkSource | None, LandmarkSource | None],
+    a: Frame,
+    b: Frame,
+    warnings: list[str],
+    fitted: bool,
 ) -> tuple[Tensor, Tensor, tuple[str, ...]] | None:
+    fixed, moving = pair
     if fixed is None and moving is None:
         return None
     if fixed is None or moving is None:
         missing = "fixed" if fixed is None else "moving"
         raise InputError(f"Landmarks come in pairs, but there are none for the {missing} image.")
-    points_a, points_b, names = pair_landmarks(as_landmarks(fixed), as_landmarks(moving))
+    lists = as_landmarks(fixed), as_landmarks(moving)
+    points_a, points_b, names = pair_landmarks(*lists)
+    warnings.extend(unused_landmarks(*lists))
     if points_a.shape[1] != a.dimension:
         raise InputError(f"The landmarks are {points_a.shape[1]}-D, but the images are {a.dimension}-D.")
     _check_inside(points_a, names, a, "fixed")
     _check_inside(points_b, names, b, "moving")
+    if not fitted:
+        return points_a, points_b, names
     if len(names) < 3:
         warnings.append(
             f"With only {len(names)} landmark pair{'s' if len(names) > 1 else ''} "

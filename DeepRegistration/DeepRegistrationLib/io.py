@@ -7,23 +7,29 @@ Landmarks are in landmarks.py, transforms in transform_files.py.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
 import torch
 
 from .atomic import atomic_path
-from .dicom_folder import read_dicom_folder
+from .dicom_folder import dicom_series, read_series
+from .dicom_frames import check_frames, frame_count
 from .errors import InputError, OutputError, ResourceError
-from .file_checks import check_file, itk_name, quiet_itk
+from .file_checks import check_descriptors, check_file, itk_name, quiet_itk
+from .foreign_files import foreign_kind
 from .frame import Frame, Volume
+from .geometry_checks import SHEARED, any_sform, check_nifti_holds, mended_frame, millimetres
 
 Source = str | Path | sitk.Image
 
 IMAGE_EXTENSIONS = (".nii.gz", ".nii", ".nrrd", ".mha")
+_LENGTHS = 0.05  # of directions, that may be missing from one or be beyond
+_ROUNDING = 1e-3  # how far a stored label may be from a whole number
 _COMPLEX = (sitk.sitkComplexFloat32, sitk.sitkComplexFloat64)
 
 
@@ -58,21 +64,18 @@ def read_frame(source: Source) -> Frame:
         return _frame(image, name)
     path = Path(source)
     check_file(path)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(itk_name(path))
-    with _explained(path), quiet_itk():
-        reader.ReadImageInformation()
-        _check_kind(reader, str(path), None)
+    reader, mended = _reading(path, lambda reader: _check_kind(reader, str(path), None) or reader)
     if reader.GetDimension() == 4:
         return read_volume(path).frame
-    return _frame(reader, str(path))
+    return mended or _scaled(_frame(reader, str(path)), millimetres(path))
 
 
 def read_labels(source: Source, component: int | None = None) -> Volume:
     """Read a label map; labels are kept exactly.
 
     Args:
-        source: as for `read_volume`; a float image is accepted when all its values are whole numbers.
+        source: as for `read_volume`; a float image is accepted when all its values are whole numbers but for
+            the rounding of a scale factor.
         component: which frame of a 4-D image, or which layer of a multi-component one, to take.
 
     Returns:
@@ -85,8 +88,10 @@ def read_labels(source: Source, component: int | None = None) -> Volume:
     array = sitk.GetArrayViewFromImage(image)
     if array.dtype.kind == "f":
         _refuse_non_finite(array, name)
-        if not np.array_equal(array, np.rint(array)):
+        whole = np.rint(array)
+        if np.abs(array - whole).max() > _ROUNDING:
             raise InputError(f"{name} is not a label map: some of its values are not whole numbers.")
+        array = whole
     lowest, highest = int(array.min()), int(array.max())
     for dtype in (np.int32, np.int64):
         if np.iinfo(dtype).min <= lowest and highest <= np.iinfo(dtype).max:
@@ -119,9 +124,20 @@ def check_contrast(volume: Volume, role: str) -> None:
 def frame_from_sitk(image: sitk.Image | sitk.ImageFileReader) -> Frame:
     """The lattice of a SimpleITK image; raises InputError when its geometry is not usable."""
     d = image.GetDimension()
-    direction = np.asarray(image.GetDirection()).reshape(d, d)
+    spacing = np.asarray(image.GetSpacing())  # of a DICOM reader less than 0 where frames run backwards
+    direction = np.asarray(image.GetDirection()).reshape(d, d) * np.where(spacing < 0, -1, 1)
+    lengths = np.linalg.norm(direction, axis=0)
+    held = not np.allclose(lengths, 1, atol=1e-3) and np.allclose(lengths, spacing, rtol=1e-3)
+    if held or np.abs(lengths - 1).max() > _LENGTHS:
+        raise InputError(
+            "The columns of the image's direction matrix do not have the length 1, but "
+            f"{', '.join(f'{length:.3g}' for length in lengths)}: does it hold the spacing, too?"
+        )
     return Frame(
-        image.GetSize(), image.GetSpacing(), image.GetOrigin(), tuple(map(tuple, direction.tolist()))
+        image.GetSize(),
+        tuple(np.abs(spacing).tolist()),
+        image.GetOrigin(),
+        tuple(map(tuple, direction.tolist())),
     )
 
 
@@ -168,13 +184,14 @@ def write_volume(volume: Volume | sitk.Image, path: str | Path, labels: bool = F
         labels: store the smallest integer type that holds the values of a `Volume`.
 
     Raises:
-        OutputError: another extension, a missing or closed folder, a full disk.
+        OutputError: another extension, a sheared geometry for NIfTI, a missing or closed folder, a full disk.
     """
     path = Path(path)
     if not path.name.lower().endswith(IMAGE_EXTENSIONS):
         raise OutputError(f"{path} could not be written: images are saved as {', '.join(IMAGE_EXTENSIONS)}.")
     if isinstance(volume, Volume):
         volume = volume_to_sitk(volume, _label_type(volume) if labels else None)
+    check_nifti_holds(frame_from_sitk(volume), path)
     with atomic_path(path) as temporary:
         write_image(volume, temporary, compress=True)
 
@@ -208,7 +225,8 @@ def _load(source: Source, component: int | None) -> tuple[sitk.Image, str]:
         return _single(source, "The image", component), "The image"
     path = Path(source)
     if os.path.isdir(path):  # which takes names of any length
-        image = read_dicom_folder(path)
+        files = dicom_series(path)
+        image = read_series(files, path) if len(files) > 1 else _read_file(Path(files[0]), component)
     else:
         check_file(path)
         image = _read_file(path, component)
@@ -216,13 +234,39 @@ def _load(source: Source, component: int | None) -> tuple[sitk.Image, str]:
 
 
 def _read_file(path: Path, component: int | None) -> sitk.Image:
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(itk_name(path))
-    with _explained(path), quiet_itk():
-        reader.ReadImageInformation()
+    def read(reader: sitk.ImageFileReader) -> sitk.Image:
         # Refuse before the voxels are loaded: a 4-D file can be larger than the memory.
         _check_kind(reader, str(path), component)
         return reader.Execute()
+
+    image, mended = _reading(path, read)
+    if mended is not None:
+        return set_frame(image, mended)
+    unit = millimetres(path)
+    if unit != 1:
+        image.SetSpacing([unit * s for s in image.GetSpacing()])
+        image.SetOrigin([unit * o for o in image.GetOrigin()])
+    return image
+
+
+def _reading(path: Path, act: Callable[[sitk.ImageFileReader], Any]) -> tuple[Any, Frame | None]:
+    """What `act` makes of a reader that has read a file's header, and the frame to use in place of the
+    reader's, if there is one."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(itk_name(path))
+    with _explained(path), quiet_itk():
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError as error:
+            if SHEARED not in str(error):
+                raise
+            with any_sform():
+                reader.ReadImageInformation()
+                mended = mended_frame(reader, path)
+                return act(reader), mended
+        if frame_count(reader) > 1:
+            check_frames(_frame(reader, str(path)), path)
+        return act(reader), None
 
 
 @contextmanager
@@ -231,12 +275,12 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, UnicodeDecodeError) as error:  # the latter where ITK quotes the file's bytes
-        if "orthonormal" in str(error):
-            raise InputError(
-                f"{path} has a sheared geometry; resample it onto a regular grid first."
-            ) from error
         if "allocate memory" in str(error):
             raise ResourceError(f"{path} is too large for this machine's memory.") from error
+        check_descriptors(path)
+        known = foreign_kind(path, "image")
+        if known is not None:
+            raise InputError(known) from error
         raise InputError(
             f"{path} is not an image that can be read, or it is damaged or incomplete."
         ) from error
@@ -299,3 +343,8 @@ def _frame(image: sitk.Image | sitk.ImageFileReader, name: str) -> Frame:
         return frame_from_sitk(image)
     except InputError as error:
         raise InputError(f"{name} cannot be used. {error}") from error
+
+
+def _scaled(frame: Frame, factor: float) -> Frame:
+    spacing, origin = (tuple(factor * n for n in numbers) for numbers in (frame.spacing, frame.origin))
+    return frame if factor == 1 else Frame(frame.size, spacing, origin, frame.direction)

@@ -2,9 +2,9 @@
 
 A .csv table has one point a line, separated by commas, semicolons or tabs; lines that start with # are
 skipped. Its first line may name the columns, in any order and case: ``x,y,z`` or ``l,p,s`` (LPS),
-``r,a,s`` (RAS), also as ``x_lps`` or ``x_ras``; ``label`` or ``name``; and ``defined`` (0: left out), as
-Slicer exports it. Two coordinates are enough for 2-D images. Without such a line a table has the columns
-x,y,z or label,x,y,z, in LPS.
+``r,a,s`` (RAS), also as ``x_lps`` or ``x_ras``; ``label`` or ``name``; ``defined`` and ``selected``, as
+Slicer exports them (0: left out). Two coordinates are enough for 2-D images. Without such a line a table has
+the columns x,y,z or label,x,y,z, in LPS. Decimals may have commas where something else separates the cells.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from .atomic import write_text
 from .errors import InputError, OutputError
+from .landmark_pairing import DESELECTED, NOT_PLACED
 
 Points = list[list[float]]
 
@@ -34,8 +36,44 @@ _DEFINED = "2"
 _TABLE_AXES = {"xyz": (1, 1, 1), "lps": (1, 1, 1), "ras": (-1, -1, 1)}  # factors to LPS
 
 
-def read_points(path: Path) -> tuple[Points, tuple[str, ...]]:
-    """Points (LPS mm) and labels of a landmark file; raises InputError."""
+@dataclass
+class PointList:
+    """What a landmark file holds.
+
+    Attributes:
+        points: N points, LPS mm.
+        labels: N names; the number in the file where it gives none.
+        places: N numbers, 0 for the first point of the file.
+        left_out: name and reason of each point that is not placed or is deselected.
+        named: whether the file gives any name.
+    """
+
+    points: Points = field(default_factory=list)
+    labels: tuple[str, ...] = ()
+    places: tuple[int, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+    named: bool = False
+
+    def next_name(self, given: object) -> str:
+        """The name of the point that comes next, from what the file gives for one."""
+        self.named = self.named or bool(given)
+        return str(given or self._count + 1)
+
+    def add(self, name: str, point: list[float]) -> None:
+        self.places += (self._count,)
+        self.labels += (name,)
+        self.points.append(point)
+
+    def leave_out(self, name: str, reason: str) -> None:
+        self.left_out += ((name, reason),)
+
+    @property
+    def _count(self) -> int:
+        return len(self.points) + len(self.left_out)
+
+
+def read_points(path: Path) -> PointList:
+    """The points of a landmark file; raises InputError."""
     readers = {".mrk.json": _read_markups, ".json": _read_markups, ".fcsv": _read_fcsv, ".csv": _read_csv}
     reader = next((readers[end] for end in readers if path.name.lower().endswith(end)), None)
     if reader is None:
@@ -43,14 +81,13 @@ def read_points(path: Path) -> tuple[Points, tuple[str, ...]]:
     try:
         if path.exists() and not path.is_file():  # a folder, or a device that never ends
             raise InputError(f"{path} is not a file.")
-        points, labels = reader(path.read_text(encoding="utf-8-sig"), path)
+        return reader(path.read_text(encoding="utf-8-sig"), path)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be opened: {error.strerror}.") from error
     except _DAMAGED as error:
         raise InputError(f"{path} is not a landmark file that can be read, or it is damaged.") from error
-    return points, tuple(labels)
 
 
 def write_points(points: Points, labels: tuple[str, ...], path: Path) -> None:
@@ -74,24 +111,27 @@ def _signs(system: object, path: Path) -> tuple[int, int, int]:
     raise InputError(f"{path} has its landmarks in the coordinate system {system}; LPS or RAS is needed.")
 
 
-def _read_markups(text: str, path: Path) -> tuple[Points, list[str]]:
-    points, labels = [], []
+def _read_markups(text: str, path: Path) -> PointList:
+    found = PointList()
     for markup in json.loads(text)["markups"]:
         signs = _signs(markup.get("coordinateSystem", "LPS"), path)
         units = markup.get("coordinateUnits", "mm")
         if any(unit != "mm" for unit in (units if isinstance(units, list) else [units])):
             raise InputError(f"{path} has its landmarks in {units}; millimetres are needed.")
-        for number, point in enumerate(markup["controlPoints"], 1):
+        for point in markup["controlPoints"]:
+            name = found.next_name(point.get("label"))
             if point.get("positionStatus", "defined") != "defined" or point.get("position") is None:
-                continue
-            x, y, z = point["position"]
-            points.append([s * float(v) for s, v in zip(signs, (x, y, z), strict=True)])
-            labels.append(str(point.get("label") or number))
-    return points, labels
+                found.leave_out(name, NOT_PLACED)
+            elif point.get("selected", True) is False:
+                found.leave_out(name, DESELECTED)
+            else:
+                x, y, z = point["position"]
+                found.add(name, [s * float(v) for s, v in zip(signs, (x, y, z), strict=True)])
+    return found
 
 
-def _read_fcsv(text: str, path: Path) -> tuple[Points, list[str]]:
-    signs, columns, points, labels = (-1, -1, 1), _FCSV_COLUMNS.split(","), [], []
+def _read_fcsv(text: str, path: Path) -> PointList:
+    signs, columns, found = (-1, -1, 1), _FCSV_COLUMNS.split(","), PointList()
     for line in text.splitlines():
         if line.startswith("#"):
             key, _, value = line[1:].partition("=")
@@ -103,18 +143,21 @@ def _read_fcsv(text: str, path: Path) -> tuple[Points, list[str]]:
         if not line.strip():
             continue
         cells = next(csv.reader([line]))
-        if cells[_FCSV_STATUS : _FCSV_STATUS + 1] not in ([], [""], [_DEFINED]):
-            continue
         row = dict(zip(columns, cells, strict=False))
-        points.append([s * float(row[axis]) for s, axis in zip(signs, "xyz", strict=True)])
-        labels.append(row.get("label") or str(len(points)))
-    return points, labels
+        name = found.next_name(row.get("label"))
+        if cells[_FCSV_STATUS : _FCSV_STATUS + 1] not in ([], [""], [_DEFINED]):
+            found.leave_out(name, NOT_PLACED)
+        elif row.get("sel") == "0":
+            found.leave_out(name, DESELECTED)
+        else:
+            found.add(name, [s * float(row[axis]) for s, axis in zip(signs, "xyz", strict=True)])
+    return found
 
 
-def _read_csv(text: str, path: Path) -> tuple[Points, list[str]]:
+def _read_csv(text: str, path: Path) -> PointList:
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if not lines:
-        return [], []
+        return PointList()
     separator = next((mark for mark in ";\t" if mark in lines[0]), ",")
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=separator)]
     columns = [_column_name(cell.lower()) for cell in rows[0]]
@@ -130,13 +173,22 @@ def _read_csv(text: str, path: Path) -> tuple[Points, list[str]]:
         for axis, sign in zip(axes[0], _TABLE_AXES[axes[0]], strict=True)
         if axis in columns
     ]
-    points, labels = [], []
+    found = PointList()
     for row in rows:
+        if any(row[len(columns) :]):
+            raise InputError(
+                f"{path} has more cells in a line than columns ({','.join(row)}). Where decimals have "
+                "commas, semicolons have to separate the cells."
+            )
         cells = dict(zip(columns, row, strict=False))
-        if cells.get("defined", "1") != "0":
-            points.append([sign * float(row[k]) for k, sign in where])
-            labels.append(cells.get("label") or str(len(points)))
-    return points, labels
+        name = found.next_name(cells.get("label"))
+        if cells.get("defined") == "0":
+            found.leave_out(name, NOT_PLACED)
+        elif cells.get("selected") == "0":
+            found.leave_out(name, DESELECTED)
+        else:
+            found.add(name, [sign * _number(row[k]) for k, sign in where])
+    return found
 
 
 def _column_name(cell: str) -> str:
@@ -156,9 +208,14 @@ def _unnamed_columns(cells: list[str], path: Path) -> list[str]:
     raise InputError(f"{path} needs a first line that names its columns, such as label,x,y,z.")
 
 
+def _number(cell: str) -> float:
+    """A cell's number, perhaps with a decimal comma; raises ValueError."""
+    return float(cell.replace(",", ".") if cell.count(",") == 1 else cell)
+
+
 def _is_number(cell: str) -> bool:
     try:
-        float(cell)
+        _number(cell)
     except ValueError:
         return False
     return True

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .errors import InputError
 from .landmark_files import read_points, write_points
+from .landmark_pairing import Listed, Pairing, pairing
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +22,9 @@ class Landmarks:
     Attributes:
         points: (N, d) float64, LPS mm, components (x, y, z); d is 2 or 3.
         labels: N names, not necessarily different.
+        places: of the points in the list they come from, 0 for the first; None: 0 to N - 1.
+        left_out: name and reason of each point of that list that is not used.
+        named: whether the labels are names; otherwise they only count the points.
 
     Raises:
         InputError: when the points have another shape or are not finite numbers.
@@ -28,6 +32,9 @@ class Landmarks:
 
     points: Tensor
     labels: tuple[str, ...]
+    places: tuple[int, ...] | None = None
+    left_out: tuple[tuple[str, str], ...] = ()
+    named: bool = True
 
     def __post_init__(self) -> None:
         if self.points.ndim != 2 or self.points.shape[1] not in (2, 3):
@@ -44,6 +51,12 @@ class Landmarks:
 
     def __len__(self) -> int:
         return len(self.points)
+
+    @property
+    def listed(self) -> Listed:
+        """What decides which point belongs to which of another list."""
+        places = tuple(range(len(self))) if self.places is None else self.places
+        return Listed(self.labels, places, self.left_out, self.named)
 
 
 LandmarkSource = Landmarks | str | Path | Tensor | np.ndarray | Sequence[Sequence[float]]
@@ -66,23 +79,28 @@ def as_landmarks(source: LandmarkSource) -> Landmarks:
             points = torch.from_numpy(np.array(source, dtype=np.float64))
         except (TypeError, ValueError, OverflowError) as error:
             raise InputError("Landmarks must be points with the same number of coordinates each.") from error
-    return Landmarks(points, tuple(str(k + 1) for k in range(len(points))) if points.ndim else ())
+    return Landmarks(
+        points, tuple(str(k + 1) for k in range(len(points))) if points.ndim else (), named=False
+    )
 
 
 def read_landmarks(path: str | Path) -> Landmarks:
     """Read Slicer markups (.mrk.json, .fcsv) or a table (.csv); see landmark_files.py for the formats.
 
-    Coordinates come out in LPS whatever the file holds; points without a position are left out.
+    Coordinates come out in LPS whatever the file holds; points that are not placed or are deselected are
+    left out, and named in `Landmarks.left_out`.
 
     Raises:
         InputError: a missing or unreadable file, another format, unknown coordinates or units, no point.
     """
     path = Path(path)
-    points, labels = read_points(path)
-    if not points:
-        raise InputError(f"{path} has no landmarks with a position in it.")
+    found = read_points(path)
+    if not found.points:
+        which = " that is placed and selected" if found.left_out else ""
+        raise InputError(f"{path} has no landmarks{which} in it.")
     try:
-        return Landmarks(torch.tensor(points, dtype=torch.float64), labels)
+        points = torch.tensor(found.points, dtype=torch.float64)
+        return Landmarks(points, found.labels, found.places, found.left_out, found.named)
     except InputError as error:
         raise InputError(f"{path} cannot be used. {error}") from error
 
@@ -97,29 +115,35 @@ def write_landmarks(landmarks: Landmarks, path: str | Path) -> None:
 
 
 def pair_landmarks(fixed: LandmarkSource, moving: LandmarkSource) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    """Match the landmarks of two images.
-
-    They are matched by name when both lists have the same names, each once; otherwise by order.
+    """Match the landmarks of two images, by the rule of landmark_pairing.py: by the names both lists share,
+    and by order where they share none.
 
     Returns:
         Fixed and moving points, each (N, d) float64, LPS mm, in the order of the fixed list, and the
-        names of the fixed ones.
+        names of the fixed ones, made unique.
 
     Raises:
-        InputError: unequal counts, no pair, 2-D against 3-D points, or an unusable list.
+        InputError: no pair, names that do not tell which belong together, 2-D against 3-D points, or an
+            unusable list.
     """
     fixed, moving = as_landmarks(fixed), as_landmarks(moving)
-    if len(fixed) != len(moving):
-        raise InputError(
-            f"There are {len(fixed)} landmarks on the fixed image but {len(moving)} on the moving image; "
-            "each needs its partner."
-        )
-    if len(fixed) == 0:
+    found = _paired(fixed, moving)
+    rows = ([pair[side] for pair in found.rows] for side in (0, 1))
+    return fixed.points[next(rows)], moving.points[next(rows)], found.names
+
+
+def unused_landmarks(fixed: LandmarkSource, moving: LandmarkSource) -> list[str]:
+    """Sentences for the user on what `pair_landmarks` leaves out, and where it pairs by order names that
+    differ; errors as there."""
+    return list(_paired(as_landmarks(fixed), as_landmarks(moving)).sentences)
+
+
+def _paired(fixed: Landmarks, moving: Landmarks) -> Pairing:
+    if not len(fixed) and not len(moving):
         raise InputError("There are no landmarks.")
-    if fixed.points.shape != moving.points.shape:
+    if fixed.points.shape[1] != moving.points.shape[1]:
         raise InputError("The landmarks of one image are 2-D and those of the other 3-D.")
-    names = set(fixed.labels)
-    if len(names) == len(fixed) and names == set(moving.labels):
-        order = [moving.labels.index(name) for name in fixed.labels]
-        return fixed.points, moving.points[order], fixed.labels
-    return fixed.points, moving.points, fixed.labels
+    found = pairing(fixed.listed, moving.listed)
+    if not found.rows:
+        raise InputError(" ".join(["None of the landmarks has a partner.", *found.sentences]))
+    return found

@@ -5,6 +5,7 @@ Everything here only measures. World coordinates are LPS mm; tensors are in arra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -207,6 +208,7 @@ def correlation(a: Tensor, b: Tensor, mask: Tensor | None = None) -> float:
         a, b = a[mask], b[mask]
     if a.numel() == 0:
         return 0.0
+    a, b = _scaled(a), _scaled(b)
     a, b = a.float() - a.mean(dtype=torch.float64).float(), b.float() - b.mean(dtype=torch.float64).float()
     covariance, of_a, of_b = (float((p * q).sum(dtype=torch.float64)) for p, q in ((a, b), (a, a), (b, b)))
     scale = (of_a * of_b) ** 0.5
@@ -220,13 +222,21 @@ def local_correlation(a: Tensor, b: Tensor, mask: Tensor | None = None, radius: 
         a, b: images (*S) of one shape, the second the fixed one.
         mask: bool (*S), the window centres to count.
     """
+    a, b = _scaled(a), _scaled(b)
     return 1 - float(LocalNCC(radius)(a[None, None], b[None, None], _weight(mask, a)))
 
 
 def mutual_information(a: Tensor, b: Tensor, mask: Tensor | None = None) -> float:
     """Normalised mutual information (H(a) + H(b)) / H(a, b) of two images (*S), from 1 (independent) to 2;
     over the voxels of a bool mask (*S)."""
+    a, b = _scaled(a), _scaled(b)
     return 2 - float(NormalisedMutualInformation()(a[None, None], b[None, None], _weight(mask, a)))
+
+
+def _scaled(image: Tensor) -> Tensor:
+    """The image divided by a power of two, so that squares of its values neither overflow nor vanish."""
+    peak = float(image.abs().amax()) if image.is_floating_point() else 0.0
+    return image / 2.0 ** (math.frexp(peak)[1] - 1) if 0 < peak < math.inf else image
 
 
 def _weight(mask: Tensor | None, image: Tensor) -> Tensor | None:

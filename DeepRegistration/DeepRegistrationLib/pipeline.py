@@ -6,6 +6,7 @@ from pathlib import Path
 
 from . import resources
 from .clock import Clock
+from .geometry_checks import check_not_sheared
 from .initial import TransformSource
 from .inputs import ImageSource, check_pair, load_inputs
 from .landmarks import LandmarkSource
@@ -114,5 +115,6 @@ def register(
             initial,
             held_out_landmarks,
         )
+        check_not_sheared(inputs.fixed.frame, "fixed")
         check_pair(inputs, linear, output_spacing)
     return Session(inputs, options, device, threads).register(report, clock)

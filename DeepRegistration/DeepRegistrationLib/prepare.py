@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .background import padding_limit
 from .errors import InputError
 from .filters import downsample
 from .frame import Frame, Volume, apply_matrix
@@ -23,7 +24,8 @@ Box = tuple[tuple[int, int], ...]
 
 
 def normalised(volume: Volume, mask: Volume | None = None) -> Volume:
-    """Intensities brought to [0, 1]: the 0.1th and 99.8th percentile become 0 and 1, beyond is clamped.
+    """Intensities brought to [0, 1]: the 0.1th and 99.8th percentile become 0 and 1, beyond is clamped. What
+    a CT scanner pads with counts as air.
 
     Args:
         volume: one channel.
@@ -32,6 +34,7 @@ def normalised(volume: Volume, mask: Volume | None = None) -> Volume:
     Raises:
         InputError: the image (or what the mask leaves of it) is constant.
     """
+    volume = without_padding(volume)
     values = volume.data.reshape(-1)
     if mask is not None:
         values = values[mask.data.reshape(-1) > 0.5]
@@ -40,9 +43,25 @@ def normalised(volume: Volume, mask: Volume | None = None) -> Volume:
     if high <= low:
         low, high = float(values.min()), float(values.max())
     if high <= low:
-        raise InputError("The image has the same value everywhere, so there is nothing to align.")
+        if mask is not None and values.numel() == 1:
+            raise InputError(
+                "The image's mask leaves a single voxel of it, with which nothing can be aligned."
+            )
+        where = "everywhere" if mask is None else "all over its mask"
+        raise InputError(f"The image has the same value {where}, so there is nothing to align.")
     scaled = (volume.data - float(low)).mul_(1 / (float(high) - float(low))).clamp_(0, 1)
     return Volume(scaled, volume.frame)
+
+
+def without_padding(volume: Volume, source: Volume | None = None) -> Volume:
+    """The image with air where a CT scanner wrote padding outside its field of view; others as they are.
+
+    Args:
+        volume: an image.
+        source: the one that it was resampled from, which tells whether there is padding.
+    """
+    limit = padding_limit((volume if source is None else source).data.cpu().numpy())
+    return volume if limit is None else Volume(volume.data.clamp(min=limit), volume.frame)
 
 
 def foreground_box(volume: Volume) -> Box:
@@ -79,8 +98,8 @@ def crop(volume: Volume, box: Box) -> Volume:
     return Volume(volume.data[(slice(None), *window)], cropped_frame(frame, box))
 
 
-def resampled(volume: Volume, frame: Frame, nearest: bool = False) -> Volume:
-    """The volume read on another frame by its world positions; zero outside its box."""
+def resampled(volume: Volume, frame: Frame, nearest: bool = False, outside: float = 0.0) -> Volume:
+    """The volume read on another frame by its world positions; `outside` beyond its box."""
     if volume.frame.same_lattice(frame):
         return Volume(volume.data, frame)
     matrix = volume.frame.world_to_normalised @ frame.normalised_to_world
@@ -88,7 +107,8 @@ def resampled(volume: Volume, frame: Frame, nearest: bool = False) -> Volume:
     values, parts = volume.data[None].float(), []
     for window in frame.slabs():
         points = apply_matrix(matrix, frame.grid(values.device, window=window))
-        parts.append(sample(values, points, mode=mode)[0].mul_((points.abs() <= 1).all(-1)))
+        beyond = (points.abs() > 1).any(-1)
+        parts.append(sample(values, points, mode=mode)[0].masked_fill_(beyond, outside))
     return Volume(torch.cat(parts, 1), frame)
 
 

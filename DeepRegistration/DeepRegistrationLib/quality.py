@@ -12,6 +12,7 @@ import SimpleITK as sitk
 import torch
 from torch import Tensor
 
+from .background import filling_value
 from .field import Field
 from .frame import Frame, Volume
 from .inputs import Inputs
@@ -27,8 +28,9 @@ from .metrics import (
     landmark_errors,
     mutual_information,
 )
-from .prepare import resampled
+from .prepare import resampled, without_padding
 from .registration import warped_volume
+from .transforms import Transform
 from .written_map import WrittenMap
 
 _SIMILARITY_POINTS = 500_000
@@ -98,10 +100,15 @@ class Untouched:
         self._labels: tuple[Volume, Volume, dict[str, Any]] | None = None
 
     def similarity(self, inputs: Inputs) -> dict[str, float]:
-        """As `similarity_numbers`, of the moving image read at the fixed image's voxels."""
+        """As `similarity_numbers`, of the moving image read at the fixed image's voxels; a CT scanner's
+        padding counts as air."""
         if self._images is None or not _same(self._images, inputs.fixed, inputs.moving):
             fixed = thinned(inputs.fixed)
-            numbers = similarity_numbers(fixed, resampled(inputs.moving, fixed.frame))
+            fill = filling_value(inputs.moving.data[0].cpu().numpy())
+            start = resampled(inputs.moving, fixed.frame, outside=fill)
+            numbers = similarity_numbers(
+                without_padding(fixed, inputs.fixed), without_padding(start, inputs.moving)
+            )
             self._images = (inputs.fixed, inputs.moving, numbers)
         return self._images[2]
 
@@ -124,7 +131,8 @@ def quality_of(
     inputs: Inputs, maps: tuple[WrittenMap, WrittenMap], warped: Volume, before: Untouched
 ) -> dict[str, Any]:
     """What `quality.json` says about the maps and images: of the fixed image's space, where the forward field
-    lives, and under ``moving_space`` the same of the moving image's, where the inverse one does.
+    lives, and under ``moving_space`` the same of the moving image's, where the inverse one does. The
+    similarity that the initial transform gives by itself, if there is one, is its ``start``.
 
     Args:
         inputs: the pair.
@@ -136,8 +144,17 @@ def quality_of(
     other = _exchanged(inputs)
     back = warped_volume(inputs.fixed, inverse, thinned(inputs.moving).frame)
     numbers = _one_way(inputs, (forward, inverse), warped, before)
+    if inputs.initial is not None:
+        numbers["similarity"]["start"] = _by_initial(inputs, inputs.initial)
     numbers["moving_space"] = _one_way(other, (inverse, forward), back, before.exchanged)
     return numbers
+
+
+def _by_initial(inputs: Inputs, initial: Transform) -> dict[str, float]:
+    """As `similarity_numbers`, of the moving image by the initial transform alone."""
+    fixed = thinned(inputs.fixed)
+    start = warped_volume(inputs.moving, initial.field(fixed.frame), fixed.frame)
+    return similarity_numbers(without_padding(fixed, inputs.fixed), without_padding(start, inputs.moving))
 
 
 def _exchanged(inputs: Inputs) -> Inputs:
@@ -163,7 +180,12 @@ def _one_way(
     linear = None if maps[1].linear is None else maps[1].linear.matrix.numpy()
     fixed = inputs.fixed if warped.frame == inputs.fixed.frame else thinned(inputs.fixed)
     numbers: dict[str, Any] = {
-        "similarity": {"before": before.similarity(inputs), "after": similarity_numbers(fixed, warped)},
+        "similarity": {
+            "before": before.similarity(inputs),
+            "after": similarity_numbers(
+                without_padding(fixed, inputs.fixed), without_padding(warped, inputs.moving)
+            ),
+        },
         "regularity": {**fold_statistics(maps[0].field), "folds_measured": FOLDS_MEASURED},
         "inverse_consistency": inverse_consistency(maps[0].field, maps[1].field, linear),
     }

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from .atomic import write_text
+from .background import filling_value
 from .errors import OutputError
 from .field import Field
 from .folder_lock import alone
@@ -180,9 +181,9 @@ class Registration:
 def warped_volume(moving: Volume, field: Field | WrittenMap, frame: Frame) -> Volume:
     """A moving image resampled onto a frame through a field, as SimpleITK resamples it.
 
-    Linear interpolation; outside the moving box the value is 0, or the image's minimum if that is lower.
+    Linear interpolation; outside the moving box the value is its background's, see `filling_value`.
     """
-    fill = min(0.0, float(moving.data.min()))
+    fill = filling_value(moving.data[0].cpu().numpy())
     data = moving.data.new_empty(moving.channels, *frame.shape)
     for window, points in field.pulled(frame, moving.frame):
         points = points.to(data.device)

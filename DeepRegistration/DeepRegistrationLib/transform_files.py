@@ -23,9 +23,12 @@ from torch import Tensor
 
 from .atomic import atomic_path, check_space
 from .errors import InputError, OutputError
-from .file_checks import check_file, itk_name, quiet_itk, survives
+from .file_checks import check_descriptors, check_file, itk_name, quiet_itk, survives
+from .foreign_files import foreign_kind
 from .frame import Frame
+from .geometry_checks import SHEARED, check_nifti_holds, millimetres, sheared
 from .io import IMAGE_EXTENSIONS, set_frame, write_image
+from .transform_headers import displacement_image, unreadable_class
 from .transform_parts import field_and_linear, lattice_points, linear_to_sitk, typed
 
 _TEXT = (".tfm", ".txt")
@@ -47,7 +50,7 @@ def write_displacement(displacement_mm: np.ndarray | Tensor, frame: Frame, path:
 
     Raises:
         InputError: another shape, or numbers that are not finite.
-        OutputError: another extension, or the file could not be written.
+        OutputError: another extension, a sheared frame for NIfTI, or the file could not be written.
     """
     path = Path(path)
     name = path.name.lower()
@@ -140,11 +143,12 @@ def write_linear(matrix: np.ndarray, path: str | Path) -> None:
 def read_transform_file(path: str | Path) -> sitk.Transform:
     """Read a transform: fixed points to moving points, LPS mm.
 
-    Vector images (.nii.gz, .nii, .nrrd, .mha) become a DisplacementFieldTransform; everything else
-    is read as an ITK transform file (.h5, .tfm, .txt, .mat).
+    Vector images (.nii.gz, .nii, .nrrd, .mha) become a DisplacementFieldTransform, as transform_headers.py
+    says; everything else is read as an ITK transform file (.h5, .tfm, .txt, .mat).
 
     Raises:
-        InputError: a missing, damaged or incomplete file, or an image that is no displacement field.
+        InputError: a missing, damaged or incomplete file, an image that is no displacement field, or a
+            transform of a kind that cannot be read.
     """
     path = Path(path)
     if os.path.isdir(path):
@@ -159,11 +163,16 @@ def read_transform_file(path: str | Path) -> sitk.Transform:
                 if not survives(lambda: sitk.ReadTransform(name), patience):
                     raise InputError(f"{path} is not a transform that can be read, or it is damaged.")
                 return typed(sitk.ReadTransform(name))
-            image = sitk.ReadImage(itk_name(path))
-            if image.GetNumberOfComponentsPerPixel() != image.GetDimension():
-                raise InputError(f"{path} is an image, but not a displacement field.")
-            image = sitk.Cast(image, sitk.sitkVectorFloat64)
+            if millimetres(path) != 1:
+                raise InputError(f"{path} is not in millimetres; convert it first.")
+            image = displacement_image(sitk.ReadImage(itk_name(path)), path)
     except (RuntimeError, UnicodeDecodeError) as error:  # the latter where ITK quotes the file's bytes
+        check_descriptors(path)
+        if SHEARED in str(error):
+            raise sheared(path) from error
+        known = unreadable_class(str(error), path) or foreign_kind(path, "transform")
+        if known is not None:
+            raise InputError(known) from error
         raise InputError(f"{path} is not a transform that can be read, or it is damaged.") from error
     if not np.isfinite(sitk.GetArrayViewFromImage(image)).all():
         raise InputError(f"{path} has displacements that are not finite numbers.")
@@ -244,6 +253,7 @@ def _write_nifti(field: np.ndarray, frame: Frame, path: Path) -> None:
     if spatial:
         vectors[..., :2] *= -1
     image = set_frame(sitk.GetImageFromArray(vectors, isVector=True), frame)
+    check_nifti_holds(frame, path)
     with atomic_path(path) as temporary:
         packed = path.name.lower().endswith(".gz")
         plain = temporary.with_suffix("") if packed else temporary

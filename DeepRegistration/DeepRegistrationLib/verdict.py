@@ -37,6 +37,9 @@ DICE_STEP = 0.01
 """Smaller changes of Dice are no change."""
 SIMILARITY_STEP = {"ncc": 0.01, "nmi": 0.005}
 """Smaller changes of similarity are no change."""
+BOTH_LESS = 0.1, 0.05
+"""Mutual information of weakly related images is small. A loss of this share of it (of NMI - 1) is one,
+however small, where the size of the correlation falls by more than the second, too."""
 ALIKE_NCC = 0.98
 """Images that correlate this well need not get any more alike."""
 
@@ -172,13 +175,26 @@ def _similarity(quality: Mapping[str, Any], other: Mapping[str, Any] | None) -> 
             numbers += (
                 f"; on the moving image {other['before'][key]:.3f} before, {other['after'][key]:.3f} now"
             )
-    if min(gains) < -SIMILARITY_STEP[key]:
+    start = (quality["similarity"].get("start") or {}).get(key)
+    if start is not None and after - start < -SIMILARITY_STEP[key]:
+        name = _SIMILARITY_NAMES[key]
+        text = f"The images are less alike than by the initial transform alone ({name} {start:.3f} with it, "
+        return Sentence(BAD, f"{text}{after:.3f} now).")
+    if min(gains) < -SIMILARITY_STEP[key] or (key == "nmi" and _both_less(quality["similarity"])):
         return Sentence(BAD, f"The images are less alike than before ({numbers}).")
     if max(gains) > SIMILARITY_STEP[key]:
         return Sentence(GOOD, f"The images are more alike than before ({numbers}).")
     if key == "ncc" and after > ALIKE_NCC:
         return Sentence(GOOD, f"The images were alike from the start ({numbers}).")
     return Sentence(LOOK, f"The images are hardly more alike than before ({numbers}).")
+
+
+def _both_less(similarity: Mapping[str, Any]) -> bool:
+    """Whether both measures say that the images are less alike than before."""
+    before, after = similarity["before"], similarity["after"]
+    share, step = BOTH_LESS
+    lost = before["nmi"] - after["nmi"] > share * (before["nmi"] - 1)
+    return lost and abs(before["ncc"]) - abs(after["ncc"]) > step
 
 
 def _inverse(there: Mapping[str, Any], back: Mapping[str, Any]) -> list[Sentence]:

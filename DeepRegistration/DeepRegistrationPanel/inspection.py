@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import qt
 import slicer
-from DeepRegistrationLib.errors import RegistrationError
+from DeepRegistrationLib.errors import InputError, RegistrationError
 from DeepRegistrationLib.verdict import worst_landmark
 from DeepRegistrationScene.geometry import FLIP
 from DeepRegistrationScene.inspection import Inspection, jump, show_grid
@@ -202,7 +202,10 @@ class InspectionSection(Section):
 
     def _jump_to_landmark(self) -> None:
         worst = worst_landmark(self.panel.quality() or {})
-        pairs = self.panel.landmarks.pairs()
+        try:
+            pairs = self.panel.landmarks.pairs()
+        except InputError:  # which the table's text says
+            pairs = None
         for pair in pairs.pairs if pairs is not None and worst is not None else ():
             if pair.name == worst[0]:
                 jump(FLIP[:3, :3] @ np.array(pair.fixed.position))

@@ -105,11 +105,9 @@ class LandmarkSection(Section):
         return np.linalg.norm(transformed(pull_back, pairs.fixed) - pairs.moving, axis=1)
 
     def _sentences(self, pairs: LandmarkPairs) -> list[str]:
-        sentences = list(pairs.warnings())
+        sentences = list(pairs.sentences)
         if not len(pairs):
             sentences.append(_("There are no pairs yet: place a point on each volume."))
-        elif not pairs.by_label and len({p.fixed.label for p in pairs.pairs}) > 1:
-            sentences.append(_("The points are paired by their order, since their names differ."))
         if len(pairs) and all(pairs.held_out):
             sentences.append(_("All pairs are held out: nothing is fitted to the landmarks."))
         return sentences

@@ -1,8 +1,7 @@
-"""Point lists as landmarks, and which point of the fixed list belongs to which of the moving list."""
+"""Point lists as landmarks, paired as `DeepRegistrationLib.landmark_pairing` says."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +9,14 @@ from typing import Any
 import numpy as np
 import slicer
 from DeepRegistrationLib.errors import InputError
+from DeepRegistrationLib.landmark_pairing import DESELECTED, NOT_PLACED, Listed, pairing
 
 from .geometry import FLIP, Node, lies_under, world_matrix
 
 
 @dataclass(frozen=True)
 class Point:
-    """A control point that has been placed: its place in the list, its label, and where it is (LPS mm)."""
+    """A control point that is placed and selected: its place in the list, label and position (LPS mm)."""
 
     index: int
     label: str
@@ -49,12 +49,14 @@ class LandmarkPairs:
         pairs: in the fixed list's order.
         unpaired_fixed, unpaired_moving: labels of the points without a partner.
         by_label: whether labels decided; otherwise the order did.
+        sentences: what the user has to know of the pairing.
     """
 
     pairs: tuple[LandmarkPair, ...]
     unpaired_fixed: tuple[str, ...]
     unpaired_moving: tuple[str, ...]
     by_label: bool
+    sentences: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -87,18 +89,9 @@ class LandmarkPairs:
             "held_out": self.held_out.tolist(),
         }
 
-    def warnings(self) -> list[str]:
-        """A sentence for each side that has points without a partner."""
-        return [
-            f"{'Landmark' if len(labels) == 1 else 'Landmarks'} {', '.join(labels)} on the {side} image "
-            f"{'has' if len(labels) == 1 else 'have'} no partner and will not be used."
-            for side, labels in (("fixed", self.unpaired_fixed), ("moving", self.unpaired_moving))
-            if labels
-        ]
-
 
 def read_points(node: Node | None, results: Collection[Node] = ()) -> list[Point]:
-    """The control points of a markups node that have been placed, where they are seen in the world.
+    """The control points of a markups node that are placed and selected, where they are seen in the world.
 
     Args:
         node: a markups node.
@@ -114,7 +107,7 @@ def read_points(node: Node | None, results: Collection[Node] = ()) -> list[Point
     read = node.GetNthControlPointPosition if below else node.GetNthControlPointPositionWorld
     points = []
     for k in range(node.GetNumberOfControlPoints()):
-        if node.GetNthControlPointPositionStatus(k) == slicer.vtkMRMLMarkupsNode.PositionDefined:
+        if _why_not(node, k) is None:
             position = [0.0, 0.0, 0.0]
             read(k, position)
             x, y, z, _ = (matrix @ [*position, 1.0]).tolist()
@@ -122,14 +115,26 @@ def read_points(node: Node | None, results: Collection[Node] = ()) -> list[Point
     return points
 
 
+def _why_not(node: Node, k: int) -> str | None:
+    """Why a control point is not used; None if it is."""
+    if node.GetNthControlPointPositionStatus(k) != slicer.vtkMRMLMarkupsNode.PositionDefined:
+        return NOT_PLACED
+    return None if node.GetNthControlPointSelected(k) else DESELECTED
+
+
+def _listed(node: Node, points: list[Point]) -> Listed:
+    reasons = [(k, _why_not(node, k)) for k in range(node.GetNumberOfControlPoints())]
+    return Listed(
+        tuple(point.label for point in points),
+        tuple(point.index for point in points),
+        tuple((node.GetNthControlPointLabel(k) or f"point {k + 1}", why) for k, why in reasons if why),
+    )
+
+
 def pair_landmarks(
     fixed: Node, moving: Node, held_out: Collection[str] = (), results: Collection[Node] = ()
 ) -> LandmarkPairs:
-    """Match two point lists.
-
-    Points are matched by label when each list's labels are all different and the lists share any;
-    otherwise by their place in the list. A control point that is listed but not placed has no partner,
-    and keeps its place.
+    """Match two point lists, as `DeepRegistrationLib.landmark_pairing` says.
 
     Args:
         fixed, moving: markups nodes.
@@ -137,26 +142,13 @@ def pair_landmarks(
         results: as in `read_points`.
 
     Raises:
-        InputError: not markups nodes.
+        InputError: not markups nodes, or names that do not tell which points belong together.
     """
-    points = [read_points(node, results) for node in (fixed, moving)]
-    labels = [[point.label for point in side] for side in points]
-    distinct = all(len(set(side)) == len(side) for side in labels)
-    by_label = distinct and bool(set(labels[0]) & set(labels[1]))
-    keys: list[dict[Any, Point]] = [
-        {point.label if by_label else point.index: point for point in side} for side in points
-    ]
-    shared = [key for key in keys[0] if key in keys[1]]
-    counts = Counter(keys[0][key].label for key in shared)
-    pairs: list[LandmarkPair] = []
-    for number, key in enumerate(shared, start=1):
-        label = keys[0][key].label
-        name = label if label and counts[label] == 1 else f"{label or 'point'} ({number})"
-        while any(pair.name == name for pair in pairs):
-            name += f" ({number})"
-        pairs.append(LandmarkPair(number, name, keys[0][key], keys[1][key], name in held_out))
-    alone = [
-        tuple(p.label or f"point {p.index + 1}" for key, p in mine.items() if key not in others)
-        for mine, others in (keys, keys[::-1])
-    ]
-    return LandmarkPairs(tuple(pairs), *alone, by_label)
+    nodes = fixed, moving
+    points = [read_points(node, results) for node in nodes]
+    found = pairing(*(_listed(node, side) for node, side in zip(nodes, points, strict=True)))
+    pairs = tuple(
+        LandmarkPair(number, name, points[0][one], points[1][other], name in held_out)
+        for number, ((one, other), name) in enumerate(zip(found.rows, found.names, strict=True), start=1)
+    )
+    return LandmarkPairs(pairs, *found.unpaired, found.by_name, found.sentences)

@@ -118,7 +118,8 @@ class SceneLogic(ManyLogic):
             fixed, moving: volume nodes.
             method, representation, preset, similarity, linear, device, seed: names and numbers as
                 `DeepRegistrationLib.register` has them.
-            landmarks: a point list on the fixed and one on the moving image; matched by label or by order.
+            landmarks: a point list on the fixed and one on the moving image; matched by the labels both
+                share, or by order where they share none.
             heldOut: names of landmark pairs that only measure.
             segmentations: two segmentations, whose segments are matched by name, or two label maps.
             segments: identifiers of the segments that count, for each segmentation; None: all.

@@ -137,10 +137,10 @@ def _prompts(
     warnings: list[str] = []
     if choices.landmarks is not None:
         pairs = pair_landmarks(*choices.landmarks, choices.held_out, choices.results)
-        warnings += pairs.warnings()
+        warnings += pairs.sentences
         if len(pairs):
             parameters["landmarks"] = pairs.request()
-        elif pairs.unpaired_fixed or pairs.unpaired_moving:
+        elif pairs.sentences:
             raise InputError("None of the landmarks has a partner on the other image.")
     names: dict[str, str] = {}
     labels: list[Voxels | None] = [None, None]

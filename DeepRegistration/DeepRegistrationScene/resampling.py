@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import vtk
+from DeepRegistrationLib.background import filling_value
 from DeepRegistrationLib.frame import Frame
+from vtk.util.numpy_support import vtk_to_numpy
 
 from .geometry import FLIP, Node, frame_of_lattice, to_numpy, to_vtk
 
@@ -14,7 +16,7 @@ def resampled(
     """Read an image at the places that a lattice's points are mapped to.
 
     As SimpleITK resamples: linear between voxels, constant over the outer half of a border voxel. Beyond
-    that the value is 0, or the image's minimum if that is lower; 0 for nearest neighbour.
+    that the value is the image's background (see `filling_value`); 0 for nearest neighbour.
 
     Args:
         image: vtkImageData; only its values count, not its geometry.
@@ -49,7 +51,9 @@ def resampled(
         reslice.SetInterpolationModeToNearestNeighbor()
     else:
         reslice.SetInterpolationModeToLinear()
-        reslice.SetBackgroundLevel(min(0.0, image.GetScalarRange()[0]))
+        if image.GetNumberOfScalarComponents() == 1:
+            values = vtk_to_numpy(image.GetPointData().GetScalars())
+            reslice.SetBackgroundLevel(filling_value(values.reshape(own.shape)))
     reslice.Update()
     return reslice.GetOutput()
 

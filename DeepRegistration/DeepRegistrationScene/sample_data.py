@@ -113,7 +113,8 @@ def _load(folder: Path, change: Changes) -> dict[str, Node]:
         nodes[side] = fill_volume(change.add("vtkMRMLScalarVolumeNode", name), image_data(array), frame)
         points = change.add("vtkMRMLMarkupsFiducialNode", f"{name} landmarks")
         points.CreateDefaultDisplayNodes()
-        for (x, y, z), label in zip(*read_points(folder / f"{side}_landmarks.mrk.json"), strict=True):
+        made = read_points(folder / f"{side}_landmarks.mrk.json")
+        for (x, y, z), label in zip(made.points, made.labels, strict=True):
             points.AddControlPoint(vtk.vtkVector3d(-x, -y, z), label)
         nodes[f"{side}_landmarks"] = points
         nodes[f"{side}_labels"] = _segmentation(

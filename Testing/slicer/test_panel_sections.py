@@ -151,7 +151,7 @@ def test_landmark_table(chosen, slicer_session):
     assert p.held_out == ("p3",)
     pair.moving_landmarks.AddControlPoint(0, 0, 0, "lonely")
     user.bot.waitUntil(
-        lambda: "lonely on the moving image has no partner" in ui.landmarkText.text, timeout=5000
+        lambda: "lonely (no partner) on the moving image" in ui.landmarkText.text, timeout=5000
     )
     pair.fixed_landmarks.AddControlPoint(0, 0, 0, "lonely")
     user.bot.waitUntil(lambda: table.rowCount == 6 and ui.landmarkText.text == "", timeout=5000)

@@ -28,10 +28,9 @@ def test_by_label_whatever_the_order(scene) -> None:
         "names": ["b", "c"],
         "held_out": [False, True],
     }
-    assert [warning.split(" no partner")[0] for warning in pairs.warnings()] == [
-        "Landmark a on the fixed image has",
-        "Landmark d on the moving image has",
-    ]
+    assert pairs.sentences == (
+        "Landmarks that are not used: a (no partner) on the fixed image; d (no partner) on the moving image.",
+    )
 
 
 def test_by_order_where_labels_say_nothing(scene) -> None:
@@ -45,12 +44,15 @@ def test_by_order_where_labels_say_nothing(scene) -> None:
 
 def test_names_that_repeat_are_told_apart(scene) -> None:
     fixed = markups_node(scene, A, ("p", "p", "-"))
-    moving = markups_node(scene, A, ("p", "q", "r"))
+    moving = markups_node(scene, A, ("p", "p", "r"))
     fixed.SetNthControlPointLabel(2, "")
     pairs = pair_landmarks(fixed, moving, held_out=("p (2)",))
     assert pairs.names == ("p (1)", "p (2)", "point (3)")
     fixed.SetNthControlPointLabel(2, "p (1)")
     assert pair_landmarks(fixed, moving).names == ("p (1)", "p (2)", "p (1) (3)")
+    moving.SetNthControlPointLabel(1, "q")  # which p is meant?
+    with pytest.raises(InputError, match="called p"):
+        pair_landmarks(fixed, moving)
     assert len(set(pairs.names)) == 3 and pairs.held_out.tolist() == [False, True, False]
 
 
@@ -61,6 +63,14 @@ def test_a_point_that_is_not_placed_keeps_its_place(scene) -> None:
     pairs = pair_landmarks(fixed, moving)
     assert pairs.names == ("F-1", "F-3") and np.allclose(pairs.fixed, pairs.moving)
     assert pairs.unpaired_moving == ("M-2",) and pairs.unpaired_fixed == ()
+
+
+def test_a_deselected_point_is_not_used(scene) -> None:
+    fixed, moving = markups_node(scene, A, name="F"), markups_node(scene, A, name="M")
+    fixed.SetNthControlPointSelected(0, False)
+    pairs = pair_landmarks(fixed, moving)
+    assert pairs.names == ("F-2", "F-3") and np.allclose(pairs.fixed, pairs.moving)
+    assert "F-1 (deselected) on the fixed image; M-1 (no partner)" in pairs.sentences[0]
 
 
 def test_points_are_read_where_they_are_seen(scene) -> None:
@@ -84,7 +94,7 @@ def test_points_are_read_where_they_are_seen(scene) -> None:
 def test_empty_and_wrong_lists(scene) -> None:
     empty = markups_node(scene, np.zeros((0, 3)))
     pairs = pair_landmarks(empty, empty)
-    assert len(pairs) == 0 and pairs.fixed.shape == (0, 3) and pairs.warnings() == []
+    assert len(pairs) == 0 and pairs.fixed.shape == (0, 3) and pairs.sentences == ()
     image = volume_node(scene, np.zeros(FIXED.shape, np.float32), FIXED)
     for wrong in (None, image):
         with pytest.raises(InputError, match="point list"):

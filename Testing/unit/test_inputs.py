@@ -95,6 +95,16 @@ def test_landmarks_are_paired_by_name_and_held_out_ones_kept_apart() -> None:
         load_inputs(noise(), noise(OTHER), held_out_landmarks=([[0.0, 0, 0]], None))  # type: ignore[arg-type]
 
 
+def test_landmarks_without_a_partner_are_left_out_and_named() -> None:
+    a = torch.tensor([[0.0, 0, 0], [1, 2, 3], [-2, 1, 0], [3, -4, 5]], dtype=torch.float64)
+    lists = Landmarks(a, ("A", "B", "C", "D")), Landmarks(a[1:] + 1, ("B", "C", "D"))
+    told = "Landmarks that are not used: A (no partner) on the fixed image."
+    given = load_inputs(noise(OTHER), noise(OTHER), *lists)
+    assert given.landmarks is not None and torch.equal(given.landmarks[1], given.landmarks[0] + 1)
+    assert given.warnings == [told]
+    assert load_inputs(noise(OTHER), noise(OTHER), held_out_landmarks=lists).warnings == [told]
+
+
 def test_the_distance_of_a_landmark_outside_is_told_in_millimetres() -> None:
     inside = [[0.0, 0.0, 0.0]]
     load_inputs(

@@ -477,3 +477,44 @@ def test_every_writer_notices_when_the_file_cannot_grow(tmp_path: Path) -> None:
     )
     assert done.stdout == "[]\n", done.stdout + done.stderr
     assert done.returncode == 0 and done.stderr == ""
+
+
+_SWEEP = """
+import os, resource, sys
+from DeepRegistrationLib import io
+from DeepRegistrationLib.errors import RegistrationError
+from DeepRegistrationLib.transform_files import read_transform_file
+
+def attempt(read, path):
+    try:
+        read(path)
+        return "fine"
+    except RegistrationError as error:
+        return str(error)
+
+for path in sys.argv[2:]:  # whatever is loaded at the first use
+    print(attempt(io.read_volume, path))
+print(attempt(read_transform_file, sys.argv[1]))
+highest = max(map(int, os.listdir("/proc/self/fd")))
+for limit in range(max(3, highest - 4), highest + 8):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    for path in sys.argv[2:]:
+        print(attempt(io.read_volume, path))
+    print(attempt(read_transform_file, sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs Linux's list of open files")
+def test_a_limit_of_open_files_is_not_called_damage(tmp_path: Path) -> None:
+    images = [str(tmp_path / name) for name in ("a.nii.gz", "a.nrrd", "a.mha")]
+    for image in images:
+        io.write_volume(_volume(Frame.regular((4, 5, 6))), image)
+    sitk.WriteTransform(sitk.TranslationTransform(3), str(tmp_path / "t.tfm"))
+    told = subprocess.run(
+        [sys.executable, "-c", _SWEEP, str(tmp_path / "t.tfm"), *images],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    assert told[:4] == ["fine"] * 4 and any("cannot be opened" in line for line in told)
+    assert [line for line in told if line != "fine" and "cannot be opened" not in line] == []

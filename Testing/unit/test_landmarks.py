@@ -7,13 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
+from DeepRegistrationLib import cli
 from DeepRegistrationLib.errors import InputError, OutputError
 from DeepRegistrationLib.landmarks import (
     Landmarks,
     as_landmarks,
     pair_landmarks,
     read_landmarks,
+    unused_landmarks,
     write_landmarks,
 )
 
@@ -219,10 +222,106 @@ def test_pairing_by_name_whatever_the_order() -> None:
     assert torch.equal(moving, fixed + 7) and labels == LANDMARKS.labels
 
 
-@pytest.mark.parametrize("labels", [("a", "b", "c"), ("nose", "nose", "Größe"), ("nose", "b", "Größe")])
-def test_pairing_by_order_when_names_do_not_tell(labels: tuple[str, ...]) -> None:
-    fixed, moving, names = pair_landmarks(LANDMARKS, Landmarks(POINTS.flip(0), labels))
+def test_pairing_by_the_names_that_both_lists_share() -> None:
+    """Not by order, which shifts every pair by one."""
+    fixed, moving = Landmarks(POINTS, ("A", "B", "C")), Landmarks(POINTS + 1, ("B", "C", "D"))
+    on_fixed, on_moving, names = pair_landmarks(fixed, moving)
+    assert names == ("B", "C")
+    assert torch.equal(on_fixed, POINTS[1:]) and torch.equal(on_moving, POINTS[:2] + 1)
+    assert unused_landmarks(fixed, moving) == [
+        "Landmarks that are not used: A (no partner) on the fixed image; D (no partner) on the moving image."
+    ]
+    # lists of different lengths, too
+    assert pair_landmarks(fixed, Landmarks(POINTS[:1], ("C",)))[2] == ("C",)
+
+
+@pytest.mark.parametrize("labels", [("a", "b", "c"), ("1", "2", "3"), ("x", "x", "x"), ("", "", "")])
+def test_pairing_by_order_where_no_name_is_shared(labels: tuple[str, ...]) -> None:
+    moved = Landmarks(POINTS.flip(0), labels)
+    fixed, moving, names = pair_landmarks(LANDMARKS, moved)
     assert torch.equal(fixed, POINTS) and torch.equal(moving, POINTS.flip(0)) and names == LANDMARKS.labels
+    told = unused_landmarks(LANDMARKS, moved)
+    assert ["paired by their order" in text for text in told] == [True] * (labels[0] in ("a", "x"))
+
+
+def test_lists_without_names_have_to_be_equally_long(tmp_path: Path) -> None:
+    """Which point is missing, nobody knows."""
+    for name, points in (("f.csv", "1,2,3\n4,5,6\n7,8,9\n"), ("m.csv", "4,5,6\n7,8,9\n")):
+        (tmp_path / name).write_text(points)
+    with pytest.raises(InputError, match="3 landmarks on the fixed image but 2 on the moving"):
+        pair_landmarks(tmp_path / "f.csv", tmp_path / "m.csv")
+    with pytest.raises(InputError, match="3 landmarks on the fixed image but 2 on the moving"):
+        pair_landmarks(POINTS, POINTS[:2])
+
+
+def test_numbered_lists_are_paired_by_place_whatever_their_lengths() -> None:
+    fixed, moving = Landmarks(POINTS, ("F-1", "F-2", "F-3")), Landmarks(POINTS[:2], ("M_1", "M_2"))
+    assert pair_landmarks(fixed, moving)[2] == ("F-1", "F-2")
+    assert "F-3 (no partner) on the fixed image" in unused_landmarks(fixed, moving)[0]
+
+
+def test_a_name_that_stands_for_several_points() -> None:
+    """It pairs nothing, unless it stands at the same places of both lists."""
+    twice = Landmarks(POINTS, ("p", "p", "q"))
+    fixed, moving, names = pair_landmarks(twice, Landmarks(POINTS + 1, ("p", "p", "r")))
+    assert torch.equal(moving, fixed + 1) and names == ("p (1)", "p (2)", "q")
+    for labels in (("p", "q", "r"), ("q", "p", "p")):
+        with pytest.raises(InputError, match="called p"):
+            pair_landmarks(twice, Landmarks(POINTS, labels))
+
+
+def _with_points(path: Path, rows: list[tuple[str, float, dict[str, object]]]) -> Path:
+    points = [{"label": name, "position": [x, 0, 0], **state} for name, x, state in rows]
+    path.write_text(json.dumps({"markups": [{"controlPoints": points}]}))
+    return path
+
+
+def _rows(kind: str, states: list[str]) -> str:
+    """A file of three points, each "", "undefined" or "deselected"."""
+    lines = []
+    for k, state in enumerate(states):
+        defined, selected = int(state != "undefined"), int(state != "deselected")
+        if kind == "fcsv":
+            lines.append(f"{k},{k},0,0,0,0,0,1,1,{selected},0,,,,{2 * defined},0")
+        else:
+            lines.append(f"{k},0,0,{defined},{selected}")
+    header = "# CoordinateSystem = LPS" if kind == "fcsv" else "l,p,s,defined,selected"
+    return "\n".join([header, *lines]) + "\n"
+
+
+NOT_PLACED = {"positionStatus": "undefined"}
+
+
+def test_points_that_are_not_placed_take_no_other_points_place(tmp_path: Path) -> None:
+    """B is missing in one list and C in the other; what is left is A and D, not A and C against A and B."""
+    fixed = _with_points(tmp_path / "f.mrk.json", [("F-1", 1, {}), ("F-2", 2, NOT_PLACED), ("F-3", 3, {})])
+    moving = _with_points(tmp_path / "m.mrk.json", [("M-1", 1, {}), ("M-2", 2, {}), ("M-3", 3, NOT_PLACED)])
+    on_fixed, on_moving, names = pair_landmarks(fixed, moving)
+    assert torch.equal(on_fixed, on_moving) and names == ("F-1",)
+    assert unused_landmarks(fixed, moving) == [
+        "Landmarks that are not used: F-3 (no partner), F-2 (not placed) on the fixed image; "
+        "M-2 (no partner), M-3 (not placed) on the moving image."
+    ]
+
+
+@pytest.mark.parametrize("kind", ["fcsv", "csv"])
+@pytest.mark.parametrize("state", ["undefined", "deselected"])
+def test_points_without_names_keep_their_number(tmp_path: Path, kind: str, state: str) -> None:
+    fixed, moving = tmp_path / f"f.{kind}", tmp_path / f"m.{kind}"
+    fixed.write_text(_rows(kind, ["", state, ""]))
+    moving.write_text(_rows(kind, ["", "", ""]))
+    on_fixed, on_moving, names = pair_landmarks(fixed, moving)
+    assert torch.equal(on_fixed, on_moving) and names == ("1", "3")
+
+
+def test_deselected_points_are_not_used(tmp_path: Path) -> None:
+    fixed = _with_points(tmp_path / "f.mrk.json", [("a", 1, {"selected": False}), ("b", 2, {})])
+    moving = _with_points(tmp_path / "m.mrk.json", [("a", 1, {"selected": True}), ("b", 2, {})])
+    assert pair_landmarks(fixed, moving)[2] == ("b",)
+    assert "a (deselected) on the fixed image; a (no partner)" in unused_landmarks(fixed, moving)[0]
+    _with_points(fixed, [("a", 1, {"selected": False})])
+    with pytest.raises(InputError, match="placed and selected"):
+        read_landmarks(fixed)
 
 
 def test_pairing_from_files(tmp_path: Path) -> None:
@@ -234,7 +333,31 @@ def test_pairing_from_files(tmp_path: Path) -> None:
 def test_pairs_that_cannot_be() -> None:
     with pytest.raises(InputError, match="3 landmarks on the fixed image but 2 on the moving"):
         pair_landmarks(LANDMARKS, POINTS[:2])
+    with pytest.raises(InputError, match="None of the landmarks has a partner"):
+        pair_landmarks(torch.zeros(0, 3), POINTS)
     with pytest.raises(InputError, match="no landmarks"):
         pair_landmarks(torch.zeros(0, 3), torch.zeros(0, 3))
     with pytest.raises(InputError, match="2-D"):
         pair_landmarks(POINTS, POINTS[:, :2])
+
+
+def test_commands_say_which_points_they_do_not_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transform = tmp_path / "t.tfm"
+    sitk.WriteTransform(sitk.TranslationTransform(3, (1.0, 0.0, 0.0)), str(transform))
+    fixed = _with_points(tmp_path / "f.mrk.json", [("a", 1, {}), ("b", 2, {"selected": False}), ("c", 3, {})])
+    moving = _with_points(tmp_path / "m.mrk.json", [("c", 4, {}), ("b", 3, {}), ("d", 9, {})])
+    lists = ["--fixed-landmarks", str(fixed), "--moving-landmarks", str(moving)]
+    assert cli.main(["evaluate", "--transform", str(transform), *lists, "--json"]) == 0
+    numbers = json.loads(capsys.readouterr().out)
+    assert numbers["landmarks"]["given"]["after"]["each_mm"] == {"c": 0.0}
+    told = "a (no partner), b (deselected) on the fixed image; b (no partner), d (no partner) on the moving"
+    assert told in numbers["warnings"][0]
+    output = tmp_path / "o.csv"
+    assert (
+        cli.main(["apply", "--transform", str(transform), "--input", str(fixed), "--output", str(output)])
+        == 0
+    )
+    assert "not used: b (deselected)" in capsys.readouterr().err
+    assert read_landmarks(output).labels == ("a", "c")

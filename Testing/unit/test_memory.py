@@ -14,6 +14,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from DeepRegistrationLib import cli, free_memory, memory, resources, session
+from DeepRegistrationLib.background import filling_value
 from DeepRegistrationLib.errors import InputError, ResourceError
 from DeepRegistrationLib.field import Field
 from DeepRegistrationLib.frame import Frame, Volume, apply_matrix
@@ -313,8 +314,8 @@ def test_slabs_change_nothing(slab: int, monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert torch.allclose(field.resampled(target).displacement, moved, atol=1e-6)
     points = here + moved
     expected = sample(image.data[None], points)[0] * ~(points.abs() > 1).any(-1)
-    lowest = min(0.0, float(image.data.min()))
-    expected = torch.where((points.abs() > 1).any(-1), torch.tensor(lowest), expected)
+    filling = torch.tensor(filling_value(image.data[0].numpy()))
+    expected = torch.where((points.abs() > 1).any(-1), filling, expected)
     assert torch.allclose(warped_volume(image, field, target).data, expected, atol=1e-5)
     still = sample(image.data[None], here)[0]
     assert torch.allclose(resampled(image, target).data, still, atol=1e-5)

@@ -281,3 +281,15 @@ def test_local_correlation_and_mutual_information_see_relations_that_correlation
     half = torch.where(mask, a, noise)
     assert local_correlation(half, a, mask) > local_correlation(half, a)
     assert math.isclose(mutual_information(half, a, mask), mutual_information(a, a, mask), abs_tol=0.02)
+
+
+@pytest.mark.parametrize("factor", [1e38, 1e30, 1e-30, 1e-38, 1e-40])
+def test_similarity_does_not_depend_on_the_unit_of_the_intensities(factor: float) -> None:
+    """Squares of such values overflow single precision, or vanish in it."""
+    a = torch.rand(20, 20, 20, generator=torch.Generator().manual_seed(0))
+    b = a + 0.3 * torch.rand(20, 20, 20, generator=torch.Generator().manual_seed(1))
+    mask = a > 0.1
+    for measure in (correlation, mutual_information, local_correlation):
+        expected = measure(a, b, mask)
+        assert 0 < expected != 1
+        assert measure(a * factor, b * factor, mask) == pytest.approx(expected, abs=2e-3)

@@ -135,3 +135,16 @@ def test_centre_of_mass_of_a_blob_on_an_oblique_lattice() -> None:
     blob = torch.exp(-(frame.points() - centre).square().sum(-1) / (2 * 4.0**2)).float()
     assert (centre_of_mass(Volume(blob[None], frame)) - centre).norm() < 0.05
     assert torch.isfinite(centre_of_mass(Volume(torch.zeros(1, *frame.shape), frame))).all()
+
+
+def test_the_sentence_names_the_mask_that_leaves_nothing_to_align() -> None:
+    frame = Frame.regular((40, 40))
+    values = torch.rand(1, *frame.shape)
+    mask = torch.zeros_like(values)
+    mask[0, 3, 4] = 1
+    with pytest.raises(InputError, match="mask leaves a single voxel"):
+        normalised(Volume(values, frame), Volume(mask, frame))
+    mask[0, 3:9, 4:9] = 1
+    values[0, 3:9, 4:9] = 2
+    with pytest.raises(InputError, match="same value all over its mask"):
+        normalised(Volume(values, frame), Volume(mask, frame))

@@ -124,6 +124,20 @@ def test_the_vote_leaves_out_the_image_that_is_measured(tmp_path: Path) -> None:
     assert average.numbers.dice == 0.0 and average.numbers.similarity == pytest.approx(-1.0)
 
 
+@pytest.mark.parametrize("label", [614454277, 3_000_000_019])
+def test_large_label_numbers_are_kept(tmp_path: Path, label: int) -> None:
+    """As the Allen atlas has; single precision would write 614454272."""
+    array = np.zeros((8, 8), np.int64)
+    array[2:6, 3:7], array[0, 0] = label, label + 1
+    image, labels = tmp_path / "image.nii.gz", tmp_path / "labels.nii.gz"
+    sitk.WriteImage(sitk.GetImageFromArray((array > 0).astype(np.float32)), str(image))
+    sitk.WriteImage(sitk.GetImageFromArray(array), str(labels))
+    sources = [Source("a", image, labels), Source("b", image, labels)]
+    average = averaged(sources, lambda index: LinearTransform.identity(2), read_volume(image).frame)
+    assert average.labels is not None and average.numbers.dice == 1
+    assert np.array_equal(average.labels.data[0].numpy(), array)
+
+
 def test_sharpness_is_the_slope_per_mm() -> None:
     frame = Frame.regular((20, 10), (0.5, 2.0))
     ramp = (0.3 * frame.points()[..., 0] + 0.4 * frame.points()[..., 1]).float()

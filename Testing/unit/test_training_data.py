@@ -238,6 +238,23 @@ def test_listed_pairs(tmp_path: Path) -> None:
     assert torch.allclose(held.fixed_landmarks[0], expected, atol=1e-6)
     mixed = source.batch(12, 0, 0)  # pairs with three landmarks and with two
     assert mixed.fixed_landmarks.shape == (12, 2, 2)
+    assert source.notes == ()
+
+
+def test_landmarks_of_listed_pairs_are_paired_by_name_and_the_others_named(tmp_path: Path) -> None:
+    write(tmp_path, 2)
+    (tmp_path / "f.csv").write_text("label,x,y\nA,1,2\nB,3,4\nC,5,6\n")
+    (tmp_path / "m.csv").write_text("label,x,y\nB,4,4\nC,6,6\nD,9,9\n")
+    row = "images/sub.00.nii.gz,images/sub.01.nii.gz,f.csv,m.csv\n"
+    table(tmp_path, "fixed,moving,fixed_landmarks,moving_landmarks\n" + row)
+    source = open_data(str(tmp_path))
+    batch = source.batch(1, 0, 0)
+    shift = (batch.moving_landmarks - batch.fixed_landmarks)[0]
+    assert torch.allclose(shift, torch.tensor([[1 / 20, 0.0]] * 2), atol=1e-6)  # 1 mm of 40
+    assert len(source.notes) == 1 and "f.csv and m.csv: Landmarks that are not used: A" in source.notes[0]
+    (tmp_path / "m.csv").write_text("label,x,y\nD,4,4\n")
+    with pytest.raises(InputError, match="no names that both lists share"):
+        open_data(str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -302,7 +319,7 @@ def _twice(folder: Path) -> None:
         (_label_missing, "no label map for sub.01"),
         (_mixed, "no label map for volume"),
         (_mixed_unlabelled, "3-D image, but sub.00.nii.gz is 2-D"),
-        (_unreadable, "broken.nii.gz is not an image"),
+        (_unreadable, "broken.nii.gz is incomplete"),
         (_twice, "two images of one name"),
     ],
 )

@@ -206,10 +206,37 @@ def test_similarity() -> None:
     assert [s.level for s in only(alike, "similarity")] == [GOOD]
 
 
+def test_less_alike_than_the_initial_transform_made_them() -> None:
+    """More alike than the untouched images is not enough where the run began with more."""
+    (worse,) = only(
+        changed(similarity__after__ncc=0.8, similarity__start={"ncc": 0.95, "nmi": 1.0}), "similarity"
+    )
+    assert worse.level == BAD
+    assert (
+        "less alike than by the initial transform alone (correlation 0.950 with it, 0.800 now)" in worse.text
+    )
+    (fine,) = only(
+        changed(similarity__after__ncc=0.8, similarity__start={"ncc": 0.79, "nmi": 1.9}), "similarity"
+    )
+    assert fine.level == GOOD
+
+
 def test_across_contrasts_mutual_information_counts() -> None:
     quality = changed(similarity__after__ncc=-0.4, parameters__similarity_used="mind")
     (sentence,) = only(quality, "similarity")
     assert sentence.level == GOOD and "mutual information 1.100 before, 1.300 now" in sentence.text
+
+
+def test_weakly_related_images_are_less_alike_where_both_measures_say_so() -> None:
+    weak = {
+        "similarity__before__nmi": 1.012,
+        "similarity__after__nmi": 1.009,
+        "parameters__similarity_used": "mind",
+    }
+    for before, after, level in ((-0.4, -0.1, BAD), (0.3, -0.35, LOOK), (0.1, 0.08, LOOK)):
+        changes = {"similarity__before__ncc": before, "similarity__after__ncc": after}
+        (sentence,) = only(changed(**weak, **changes), "similarity")
+        assert sentence.level == level, sentence
 
 
 @pytest.mark.parametrize(

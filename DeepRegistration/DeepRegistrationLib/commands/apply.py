@@ -9,9 +9,11 @@ from pathlib import Path
 import SimpleITK as sitk
 import torch
 
+from ..background import filling_value
 from ..errors import InputError
 from ..frame import Frame
 from ..io import Source, frame_from_sitk, read_labels, read_volume, set_frame, volume_to_sitk, write_volume
+from ..landmark_pairing import unused_points
 from ..landmarks import Landmarks, read_landmarks, write_landmarks
 from ..transform_files import read_transform_file
 from ..transform_parts import field_and_linear, outside_caution
@@ -31,6 +33,8 @@ def run(options: argparse.Namespace) -> None:
         transform = read_transform_file(options.transform)
         mapped = mapped_landmarks(landmarks, transform)
         write_landmarks(mapped, options.output)
+        if landmarks.left_out:
+            _tell([f"Landmarks that are not used: {unused_points(landmarks.left_out)}."])
         _tell(outside_caution(transform, landmarks.points.numpy(), "landmarks"))
         return
     if options.reference is None:
@@ -75,8 +79,8 @@ def resampled_image(image: Source, reference: Source, transform: sitk.Transform,
         image: what to resample: linearly as float32, or labels by nearest neighbour in their own type.
         reference: whose grid to use.
         transform: reference points to image points.
-        labels: whether it is a label image. Outside its box the result is 0, or the smallest grey
-            value if that is lower.
+        labels: whether it is a label image. Outside its box the result is 0 then, and otherwise the image's
+            background, see `filling_value`.
     """
     volume = read_labels(image) if labels else read_volume(image)
     frame = read_volume(reference).frame
@@ -87,7 +91,7 @@ def resampled_image(image: Source, reference: Source, transform: sitk.Transform,
     resampler.SetReferenceImage(set_frame(sitk.Image(frame.size, sitk.sitkUInt8), frame))
     resampler.SetTransform(transform)
     resampler.SetInterpolator(sitk.sitkNearestNeighbor if labels else sitk.sitkLinear)
-    resampler.SetDefaultPixelValue(0.0 if labels else min(0.0, float(volume.data.min())))
+    resampler.SetDefaultPixelValue(0.0 if labels else filling_value(volume.data[0].numpy()))
     return resampler.Execute(volume_to_sitk(volume))
 
 

@@ -9,6 +9,7 @@ import argparse
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,12 @@ from torch import Tensor
 from ..errors import InputError
 from ..field import Field
 from ..frame import Frame, Volume
+from ..geometry_checks import geometry_cautions
 from ..initial import load_transform
 from ..io import read_labels, read_volume, volume_to_sitk
-from ..landmarks import pair_landmarks, read_landmarks
+from ..landmarks import pair_landmarks, read_landmarks, unused_landmarks
 from ..metrics import FOLDS_MEASURED, fold_statistics, inverse_consistency
+from ..prepare import without_padding
 from ..quality import label_numbers, landmark_numbers, similarity_numbers
 from ..transform_files import displacement_from_sitk, displacement_to_sitk, read_transform_file
 from ..transform_parts import field_and_linear, linear_beyond, linear_to_sitk, outside_caution
@@ -40,11 +43,13 @@ class _Given:
     Attributes:
         images, labels: fixed and moving.
         landmarks: fixed and moving points (N, d), LPS mm, and their names.
+        warnings: sentences for the user.
     """
 
     images: tuple[Volume, Volume] | None
     labels: tuple[Volume, Volume] | None
     landmarks: tuple[Tensor, Tensor, tuple[str, ...]] | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def frames(self) -> tuple[Frame | None, Frame | None]:
@@ -84,9 +89,9 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
     given = _given(options)
     field = sampled_field(transform, given.frames[0])
     numbers = _one_way(given, transform, field)
-    numbers["warnings"] = []
+    numbers["warnings"] = [*given.warnings]
     if given.landmarks is not None:
-        numbers["warnings"] = outside_caution(transform, given.landmarks[0].numpy(), "landmarks")
+        numbers["warnings"] += outside_caution(transform, given.landmarks[0].numpy(), "landmarks")
     inverse = None
     if options.inverse is not None:
         inverse = read_transform_file(options.inverse)
@@ -104,15 +109,18 @@ def measured(options: argparse.Namespace) -> dict[str, Any]:
 
 def _given(options: argparse.Namespace) -> _Given:
     images = labels = landmarks = None
+    warnings: list[str] = []
     if options.fixed is not None:
         images = read_volume(options.fixed), read_volume(options.moving)
+        for role in ("fixed", "moving"):
+            warnings += geometry_cautions(Path(getattr(options, role)), role)
     if options.fixed_labels is not None:
         labels = read_labels(options.fixed_labels), read_labels(options.moving_labels)
     if options.fixed_landmarks is not None:
-        landmarks = pair_landmarks(
-            read_landmarks(options.fixed_landmarks), read_landmarks(options.moving_landmarks)
-        )
-    return _Given(images, labels, landmarks)
+        lists = read_landmarks(options.fixed_landmarks), read_landmarks(options.moving_landmarks)
+        landmarks = pair_landmarks(*lists)
+        warnings += unused_landmarks(*lists)
+    return _Given(images, labels, landmarks, tuple(warnings))
 
 
 def _one_way(given: _Given, transform: sitk.Transform, field: Field) -> dict[str, Any]:
@@ -120,8 +128,12 @@ def _one_way(given: _Given, transform: sitk.Transform, field: Field) -> dict[str
     maps = {"before": sitk.Transform(transform.GetDimension(), sitk.sitkIdentity), "after": transform}
     numbers: dict[str, Any] = {}
     if given.images is not None:
-        warped = _carried(*given.images, maps, labels=False)
-        numbers["similarity"] = {w: similarity_numbers(given.images[0], i) for w, i in warped.items()}
+        fixed, moving = given.images
+        warped = _carried(fixed, moving, maps, labels=False)
+        numbers["similarity"] = {
+            when: similarity_numbers(without_padding(fixed), without_padding(image, moving))
+            for when, image in warped.items()
+        }
     if given.labels is not None:
         values = common_labels(*(volume.data for volume in given.labels))
         warped = _carried(*given.labels, maps, labels=True)

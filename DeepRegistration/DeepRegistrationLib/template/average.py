@@ -81,7 +81,7 @@ class Average:
 
     Attributes:
         image: (1, *S) float32, intensities between 0 and 1; a voxel is the mean of the images that show it.
-        labels: (1, *S) int32, the label most images have there (the smallest of several), or None.
+        labels: (1, *S) int32 or int64, the label most images have there (the smallest of several), or None.
         numbers: how good it is.
     """
 
@@ -144,7 +144,7 @@ def _carried(
         values, inside = _read(image, points, "bilinear")
         labels = None
         if source.labels is not None:
-            labels = _read(read_labels(source.labels), points, "nearest")[0].round().int()
+            labels = _read_labels(read_labels(source.labels), points)
         yield values, inside, labels
 
 
@@ -152,6 +152,13 @@ def _read(volume: Volume, points: Tensor, mode: str) -> tuple[Tensor, Tensor]:
     normal = apply_matrix(volume.frame.world_to_normalised, points)
     inside = (normal.abs() <= 1).all(-1).float()
     return sample(volume.data[None].float(), normal, mode=mode)[0, 0] * inside, inside
+
+
+def _read_labels(volume: Volume, points: Tensor) -> Tensor:
+    """Each label exactly, in the volume's type; their numbers may be too large for single precision."""
+    values, places = volume.data.unique(return_inverse=True)
+    nearest, inside = _read(Volume(places, volume.frame), points, "nearest")
+    return values[nearest.round().long()] * inside.to(values)
 
 
 class _Votes:
@@ -172,8 +179,12 @@ class _Votes:
             known += labels == value
 
     def winner(self, without: Tensor | None = None) -> Tensor:
-        """The label with the most votes, int32, the smallest of several; not counting one image's own."""
-        best, most = torch.zeros(self._shape, dtype=torch.int32), torch.full(self._shape, -1).short()
+        """The label with the most votes, the smallest of several, in the type that holds them all (int32 or
+        int64); not counting one image's own."""
+        limits = torch.iinfo(torch.int32)
+        fits = all(limits.min <= value <= limits.max for value in self.values)
+        best = torch.zeros(self._shape, dtype=torch.int32 if fits else torch.int64)
+        most = torch.full(self._shape, -1).short()
         for value in (0, *self.values):
             count = self._counts[value]
             if without is not None:

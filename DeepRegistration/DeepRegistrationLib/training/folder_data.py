@@ -28,8 +28,8 @@ from torch import Tensor
 from ..errors import InputError
 from ..file_checks import check_file, quiet_itk
 from ..frame import Frame, apply_matrix
-from ..io import read_labels, read_volume
-from ..landmarks import pair_landmarks
+from ..io import read_frame, read_labels, read_volume
+from ..landmarks import pair_landmarks, unused_landmarks
 from .base import Batch
 from .prepared import Cache, Item, Lattice, Prepared, varied
 from .source import PairSource
@@ -37,6 +37,7 @@ from .source import PairSource
 _CACHE_BYTES = 4 << 30
 _TENTH = 10
 _LABELS_FROM = 32
+_NOTES = 5
 _COLUMNS = ("fixed", "moving", "fixed_labels", "moving_labels", "fixed_landmarks", "moving_landmarks", "use")
 
 
@@ -112,6 +113,7 @@ class FolderPairs(PairSource):
         if voxel is not None:
             self.structures = _structures([item for item in images if item.labels is not None])
         self._cache = Cache(Lattice(self.shape, voxel), cache_bytes)
+        self.notes = _unused_landmarks(both)
 
     @property
     def held_out_count(self) -> int:
@@ -210,6 +212,15 @@ def _landmarks(files: tuple[Path, Path], fixed: Frame, moving: Frame) -> tuple[T
         apply_matrix(fixed.world_to_normalised, on_fixed.double()).float(),
         apply_matrix(moving.world_to_normalised, on_moving.double()).float(),
     )
+
+
+def _unused_landmarks(pairs: Sequence[_Pair]) -> tuple[str, ...]:
+    """Sentences on landmarks without a partner; raises InputError where they make no pairs."""
+    notes = []
+    for files in (pair.landmarks for pair in pairs if pair.landmarks is not None):
+        notes += [f"{files[0].name} and {files[1].name}: {text}" for text in unused_landmarks(*files)]
+    more = len(notes) - _NOTES
+    return (*notes[:_NOTES], f"... and {more} more such pairs.") if more > 0 else tuple(notes)
 
 
 def _stacked(pairs: Sequence[tuple[Tensor, Tensor]], draws: Sequence[Any]) -> tuple[Tensor, Tensor]:
@@ -328,6 +339,6 @@ def _size(path: Path) -> tuple[int, ...]:
     try:
         with quiet_itk():
             reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise InputError(f"{path} is not an image that can be read, or it is damaged.") from error
+    except RuntimeError:  # which says what is wrong, or mends it
+        return read_frame(path).size
     return tuple(reader.GetSize())

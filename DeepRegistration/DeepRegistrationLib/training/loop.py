@@ -183,6 +183,7 @@ class _Run:
             f"{' then '.join(map(str, self.pairs))} pairs a step, "
             f"{hardware['threads']} threads, torch {hardware['versions']['torch']}, "
             f"precision {learner.precision or 'float32'}",
+            *source.notes,
         ):
             log.say(line)
         return log

@@ -27,6 +27,7 @@ class PairSource(ABC):
         axes: ``lps`` where images have their axes along left, posterior and superior (x, y, z), else None.
         structures: where all batches have the same label channels, the label of each (the smallest, where
             several count as one) and the median of its volumes, mm^3 (mm^2 in 2-D); else None.
+        notes: sentences for the user.
     """
 
     spec: str
@@ -35,6 +36,7 @@ class PairSource(ABC):
     voxel_mm: float | None = None
     axes: str | None = None
     structures: dict[int, float] | None = None
+    notes: tuple[str, ...] = ()
 
     def batch(self, count: int, seed: int, step: int, first: int = 0) -> Batch:
         """Pairs `first` to `first + count - 1` of a training step."""
