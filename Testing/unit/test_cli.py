@@ -404,7 +404,7 @@ def test_demo_prints_a_table_and_writes_pair_results_and_picture(
     )
     assert float(truth[-1]) < float(truth[-2])
     written = {path.name for path in (tmp_path / "a" / "demo").iterdir()}
-    assert written == {*demo.PAIR_FILES, *OUTPUTS, demo.PICTURE}
+    assert written == {*demo.PAIR_FILES, *OUTPUTS, demo.PICTURE, demo.RECORD}
 
 
 def test_demo_leaves_nothing_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from ..errors import InputError
 from ..frame import Frame
 from ..io import Source, frame_from_sitk, read_labels, read_volume, set_frame, volume_to_sitk, write_volume
 from ..landmarks import Landmarks, read_landmarks, write_landmarks
+from ..overwriting import check_overwriting
 from ..transform_files import read_transform_file
 from ..transform_parts import field_and_linear, outside_caution
 from ..verdict import LOOK
@@ -26,6 +27,8 @@ _LANDMARK_FILES = (".json", ".fcsv", ".csv")
 
 def run(options: argparse.Namespace) -> None:
     """Read, map, write."""
+    inputs = ("transform", "input", "reference")
+    check_overwriting([options.output], {key: getattr(options, key) for key in inputs})
     if str(options.input).lower().endswith(_LANDMARK_FILES):
         landmarks = read_landmarks(options.input)
         transform = read_transform_file(options.transform)

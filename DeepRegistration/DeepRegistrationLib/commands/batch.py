@@ -13,6 +13,7 @@ from ..batch.rows import OPTIONS, Row, read_table, rows_of_files
 from ..batch.run import run_batch
 from ..batch.summary import PAGE, TABLE
 from ..errors import Cancelled, InputError
+from ..overwriting import check_overwriting
 from .files import check_folder
 from .progress import shown_progress
 from .stopping import INTERRUPTED, stoppable
@@ -24,6 +25,7 @@ def run(options: argparse.Namespace) -> int:
     folder = Path(options.out)
     rows = _rows(options)
     check_folder(folder)
+    check_overwriting([folder / name for name in (TABLE, PAGE)], {"table": options.table})
     with stoppable() as cancel, shown_progress(options.quiet, options.json_progress) as progress:
         clear = getattr(progress, "clear", lambda: None)  # a bar makes room for the line
 

@@ -10,11 +10,13 @@ import SimpleITK as sitk
 
 from .. import resources
 from ..allocator import map_large_blocks
+from ..batch.rows import FILES
 from ..errors import InputError
 from ..inputs import check_output_spacing
 from ..io import read_frame, read_labels
 from ..memory import PROGRAM, Request, fitting, in_voxels, in_words, usable
 from ..options import Options
+from ..overwriting import check_overwriting
 from ..pipeline import register
 from ..registration import FEATURE_OUTPUTS, OUTPUTS
 from .files import check_folder, results
@@ -30,6 +32,8 @@ def run(options: argparse.Namespace) -> None:
     """Register, save, and say how it went unless asked to be quiet."""
     folder = Path(options.out)
     check_folder(folder)
+    names = (*OUTPUTS, *FEATURE_OUTPUTS) if options.features else OUTPUTS
+    check_overwriting([folder / name for name in names], {key: getattr(options, key) for key in FILES})
     if options.dry_run:
         dry_run(options)
         return

@@ -19,6 +19,7 @@ from ..folder_lock import locked
 from ..frame import Frame
 from ..initial import load_transform
 from ..io import read_volume, write_volume
+from ..overwriting import check_overwriting
 from ..progress import CancelToken, ProgressCallback, Reporter
 from ..transform_files import write_displacement, write_linear
 from ..transforms import LinearTransform, Transform
@@ -96,6 +97,10 @@ def build_template(
     for source in sources:
         if source.labels is not None and not source.labels.exists():
             raise InputError(f"The labels {source.labels} do not exist.")
+        check_overwriting(
+            [folder / template_name(k, labels) for k in range(iterations + 1) for labels in (False, True)],
+            {"image": source.image, "labels": source.labels},
+        )
     if len({source.labels is None for source in sources}) > 1:
         raise InputError("Labels are needed for all images, or for none.")
     with locked(folder):
@@ -123,17 +128,25 @@ class _State:
             raise InputError(f"{folder} holds a template; go on with --resume, or choose another folder.")
         try:
             known = json.loads(self._path.read_text(encoding="utf-8"))
-            self.numbers = [Numbers(**numbers) for numbers in known.pop("iterations")]
+            complete = [Numbers(**numbers) for numbers in known.pop("iterations")]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{self._path} cannot be read; choose another folder.") from error
         if known != json.loads(json.dumps(self._made_from)):
             raise InputError(
                 f"The template in {folder} is made from other images or options; choose another folder."
             )
+        for numbers in complete:  # up to the first that has lost its average
+            if not _is_filled(folder / template_name(len(self.numbers))):
+                break
+            self.numbers.append(numbers)
 
     def save(self) -> None:
         state = {**self._made_from, "iterations": [asdict(numbers) for numbers in self.numbers]}
         write_text(self._path, json.dumps(state, indent=2) + "\n")
+
+
+def _is_filled(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 class _Builder:
