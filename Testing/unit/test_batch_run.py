@@ -124,6 +124,24 @@ def test_resuming_repeats_nothing_and_tries_failures_again(rows: list[Row], done
     assert before == {name: (done / name / "forward.h5").stat().st_mtime_ns for name in before}
 
 
+@pytest.mark.parametrize("name", ["forward.h5", "warped.nii.gz", "quality.json"])
+def test_resuming_does_a_pair_again_that_has_lost_a_file(rows: list[Row], tmp_path: Path, name: str) -> None:
+    run_batch(rows[:1], tmp_path, workers=1, picture=False)
+    whole, lost = arrays(tmp_path / "one"), tmp_path / "one" / name
+    (tmp_path / "one" / "notes.txt").write_text("mine")
+    if name == "forward.h5":
+        lost.unlink()
+    else:
+        lost.write_text("{}" if name == "quality.json" else "")
+    with pytest.raises(InputError, match="holds 1 of these 1 pairs already"):
+        run_batch(rows[:1], tmp_path, workers=1, picture=False)
+    entries = run_batch(rows[:1], tmp_path, workers=1, picture=False, resume=True)
+    assert entries[0].number("ncc_after") is not None
+    assert all(np.array_equal(a, b) for a, b in zip(whole, arrays(tmp_path / "one"), strict=True))
+    assert (tmp_path / "one" / "notes.txt").read_text() == "mine"
+    assert finished(Task.of(rows[0], tmp_path, picture=False))
+
+
 def test_results_are_not_overwritten_nor_taken_for_others(
     rows: list[Row], done: Path, tmp_path: Path
 ) -> None:
