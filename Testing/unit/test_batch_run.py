@@ -254,7 +254,8 @@ def test_the_memory_estimate_follows_the_headers(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
-def test_the_command_from_a_table_interrupted_and_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
+def test_the_command_from_a_table_interrupted_and_resumed(tmp_path: Path, number: str) -> None:
     made_rows(tmp_path, ("one", "two"))
     (tmp_path / "pairs.csv").write_text(
         "name,fixed,moving\na,fixed.nii.gz,one.nii.gz\nb,fixed.nii.gz,two.nii.gz\n"
@@ -264,9 +265,10 @@ def test_the_command_from_a_table_interrupted_and_resumed(tmp_path: Path) -> Non
     run = subprocess.Popen([sys.executable, "-m", "DeepRegistrationLib", *arguments], stderr=subprocess.PIPE)
     while not (tmp_path / "out" / "a").exists() and run.poll() is None:
         time.sleep(0.01)
-    run.send_signal(signal.SIGTERM)
+    run.send_signal(signal.Signals[number])
     _, errors = run.communicate()
     assert run.returncode == 130 and b"Go on with --resume" in errors
+    assert (tmp_path / "out" / "summary.csv").is_file()
     assert cli.main(arguments) == 2  # there is something, and nobody said to go on
     assert cli.main([*arguments, "--resume"]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {"a", "b"}

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> int:
     """Do the rows, tell how each ended unless asked to be quiet; returns the exit code."""
     folder = Path(options.out)
     rows = _rows(options)
-    check_folder(folder)
+    check_folder(folder, (TABLE, PAGE))
     check_overwriting([folder / name for name in (TABLE, PAGE)], {"table": options.table})
     with stoppable() as cancel, shown_progress(options.quiet, options.json_progress) as progress:
         clear = getattr(progress, "clear", lambda: None)  # a bar makes room for the line

@@ -41,8 +41,8 @@ PAIR_FILES = (
 def run(options: argparse.Namespace) -> None:
     """Make the pair, register it with the defaults, print the table, write everything."""
     folder = Path(options.out)
-    check_folder(folder)
     names = PAIR_FILES if options.pair_only else (*PAIR_FILES, *OUTPUTS, PICTURE)
+    check_folder(folder, (*names, RECORD))
     check_own(folder / RECORD, names)
     pair = demo_pair()
     if options.pair_only:

@@ -31,8 +31,8 @@ _LARGE = 40_000_000
 def run(options: argparse.Namespace) -> None:
     """Register, save, and say how it went unless asked to be quiet."""
     folder = Path(options.out)
-    check_folder(folder)
     names = (*OUTPUTS, *FEATURE_OUTPUTS) if options.features else OUTPUTS
+    check_folder(folder, names)
     check_overwriting([folder / name for name in names], {key: getattr(options, key) for key in FILES})
     if options.dry_run:
         dry_run(options)

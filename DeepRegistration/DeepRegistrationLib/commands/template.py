@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> int:
     if options.threads is not None and options.threads < 1:
         raise InputError("--threads must be at least 1.")
     sources = _sources(options.images, options.labels)
-    check_folder(folder)
+    check_folder(folder, [template_name(k) for k in range(max(0, options.iterations) + 1)])
     chosen = {key: value for key in _OPTIONS if (value := getattr(options, key)) is not None}
     if "weights" in chosen:
         chosen["weights"] = os.path.abspath(chosen["weights"])
