@@ -14,6 +14,7 @@ from ..field import Field
 from ..frame import Frame, Volume, apply_matrix
 from ..interpolation import sample
 from ..io import read_labels, read_volume
+from ..label_values import LabelReader
 from ..metrics import correlation, dice
 from ..prepare import normalised
 from ..transforms import FieldTransform, LinearTransform, Transform
@@ -81,7 +82,7 @@ class Average:
 
     Attributes:
         image: (1, *S) float32, intensities between 0 and 1; a voxel is the mean of the images that show it.
-        labels: (1, *S) int32, the label most images have there (the smallest of several), or None.
+        labels: (1, *S) int64, the label most images have there (the smallest of several), or None.
         numbers: how good it is.
     """
 
@@ -141,17 +142,18 @@ def _carried(
     for index, source in enumerate(sources):
         points = maps(index).map(frame.points(dtype=torch.float32))
         image = normalised(read_volume(source.image))
-        values, inside = _read(image, points, "bilinear")
+        values, inside = _read(image, points)
         labels = None
         if source.labels is not None:
-            labels = _read(read_labels(source.labels), points, "nearest")[0].round().int()
+            found = read_labels(source.labels)
+            labels = LabelReader(found.data)(apply_matrix(found.frame.world_to_normalised, points))[0]
         yield values, inside, labels
 
 
-def _read(volume: Volume, points: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+def _read(volume: Volume, points: Tensor) -> tuple[Tensor, Tensor]:
     normal = apply_matrix(volume.frame.world_to_normalised, points)
     inside = (normal.abs() <= 1).all(-1).float()
-    return sample(volume.data[None].float(), normal, mode=mode)[0, 0] * inside, inside
+    return sample(volume.data[None].float(), normal)[0, 0] * inside, inside
 
 
 class _Votes:
@@ -172,8 +174,8 @@ class _Votes:
             known += labels == value
 
     def winner(self, without: Tensor | None = None) -> Tensor:
-        """The label with the most votes, int32, the smallest of several; not counting one image's own."""
-        best, most = torch.zeros(self._shape, dtype=torch.int32), torch.full(self._shape, -1).short()
+        """The label with the most votes, int64, the smallest of several; not counting one image's own."""
+        best, most = torch.zeros(self._shape, dtype=torch.int64), torch.full(self._shape, -1).short()
         for value in (0, *self.values):
             count = self._counts[value]
             if without is not None:

@@ -181,7 +181,7 @@ def _prepare(item: _Item, shape: tuple[int, ...]) -> _Prepared:
             raise InputError(f"{item.labels} does not have the size of its image {item.image}.")
         # float64 holds every label that is in use exactly
         nearest = F.interpolate(found.data[None].double(), size=shape, mode="nearest-exact")[0, 0]
-        labels = nearest.to(torch.int32)
+        labels = nearest.to(found.data.dtype)
     return _Prepared(image, labels, volume.frame)
 
 
