@@ -12,11 +12,12 @@ from ..folder_lock import locked
 from ..overwriting import check_overwriting
 from ..progress import CancelToken, ProgressCallback, Reporter
 from .entries import Entry, entry_of
+from .names import PAGE, TABLE
 from .pair import Task, finished, remove_unfinished
 from .pool import Outcome, Pool
 from .rows import FILES, Row, check_rows
 from .size import workers_for
-from .summary import PAGE, TABLE, write_summary
+from .summary import write_summary
 
 if TYPE_CHECKING:
     from .cluster import Cluster

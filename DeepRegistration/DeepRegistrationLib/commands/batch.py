@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..batch.entries import Entry
+from ..batch.names import PAGE, TABLE
 from ..batch.pool import Outcome
 from ..batch.rows import OPTIONS, Row, read_table, rows_of_files
 from ..batch.run import run_batch
-from ..batch.summary import PAGE, TABLE
 from ..errors import Cancelled, InputError
 from ..overwriting import check_overwriting
 from .files import check_folder
