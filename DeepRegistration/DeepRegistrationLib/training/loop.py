@@ -164,7 +164,7 @@ class _Run:
                 f"not of '{self.configuration}'."
             )
         given["dimension"] = start.dimension
-        given["start"] = {"sha256": start.sha256, "stage": start.convention["stage"], **_spent(start)}
+        given["start"] = {"sha256": start.sha256, "stage": start.convention.get("stage", 0), **_spent(start)}
 
     def _log(self, resumed: bool) -> TrainingLog:
         """The log, with what is trained at its head."""
