@@ -125,7 +125,16 @@ print("loaded:", {"torch", "numpy", "SimpleITK"} & set(sys.modules))
         (["register", "--fixed", "a", "--moving", "b"], "--out"),
         (["register", "--fixed", "a", "--moving", "b", "--out", "c", "--preset", "best"], "best"),
         (["register", "--fixed", "a", "--moving", "b", "--out", "c", "--threads", "two"], "two"),
-        (["register", "--fixed", "a", "--moving", "b", "--out", "c", "--threads", "0"], "--threads"),
+        *(
+            ([*command, "--threads", count], f"--threads must be at {word}")
+            for command in (
+                ["register", "--fixed", "a", "--moving", "b", "--out", "c"],
+                ["batch", "--fixed", "a", "--moving", "b", "--out", "c"],
+                ["template", "a", "b", "--out", "c"],
+                ["train", "--method", "dio", "--config", "small", "--data", "d", "--out", "c"],
+            )
+            for count, word in (("0", "least 1"), ("100000", "most"))
+        ),
         (
             ["register", "--fixed", "a", "--moving", "b", "--out", "c", "--quiet", "--json-progress"],
             "--quiet",

@@ -14,6 +14,7 @@ from ..batch.rows import OPTIONS, Row, read_table, rows_of_files
 from ..batch.run import run_batch
 from ..errors import Cancelled, InputError
 from ..overwriting import check_overwriting
+from ..thread_count import check_threads
 from .files import check_folder
 from .progress import shown_progress
 from .stopping import INTERRUPTED, stoppable
@@ -65,8 +66,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _rows(options: argparse.Namespace) -> list[Row]:
     defaults = {key: value for key in OPTIONS if (value := getattr(options, key)) not in (None, False)}
-    if options.threads is not None and options.threads < 1:
-        raise InputError("--threads must be at least 1.")
+    check_threads(options.threads, "--threads")
     if options.table is not None:
         if options.moving is not None:
             raise InputError("Give a table, or --fixed and --moving, but not both.")

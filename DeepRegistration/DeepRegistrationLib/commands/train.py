@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from ..overwriting import check_overwriting
+from ..thread_count import check_threads
 from ..training.checkpoint import CHECKPOINT
 from ..training.log import CURVE, ROWS, TEXT
 from ..training.loop import WEIGHTS, TrainingResult, train
@@ -21,6 +22,7 @@ def run(options: argparse.Namespace) -> int:
     """Train, and say how it ended unless asked to be quiet; returns the exit code."""
     folder = Path(options.out)
     check_folder(folder, (WEIGHTS, CHECKPOINT, TEXT, ROWS, CURVE))
+    check_threads(options.threads, "--threads")
     check_overwriting([folder / name for name in (WEIGHTS, CHECKPOINT)], {"weights": options.start})
     quiet = options.quiet or int(os.environ.get("RANK") or 0) > 0  # one of several processes speaks
     with stoppable() as cancel, shown_progress(quiet, json_lines=False) as progress:
