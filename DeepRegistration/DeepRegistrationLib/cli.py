@@ -195,6 +195,13 @@ def _hands(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, metavar="N", help="processes (default: as processors and memory allow)"
     )
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, or its scheduler file")
+    parser.add_argument(
+        "--pair-minutes",
+        type=float,
+        default=1440.0,
+        metavar="N",
+        help="give up a pair that is not finished by then (default: 1440, a day)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on; what is finished stays")
 
 

@@ -203,6 +203,24 @@ def test_a_worker_that_dies_is_replaced_and_its_pair_done_again(rows: list[Row],
     assert killed and [(o.name, o.done) for o in outcomes] == [("two", True), ("one", True)]
 
 
+def test_a_pair_that_takes_too_long_is_given_up_and_the_rest_go_on(rows: list[Row], tmp_path: Path) -> None:
+    pool = Pool(1)
+    tasks = [Task.of(rows[0], tmp_path, False, 1e-4), Task.of(rows[1], tmp_path, False, 60)]
+    try:
+        late, other = pool.run(tasks)
+    finally:
+        pool.close()
+    assert (late.name, late.done, late.kind) == ("one", False, "time") and other.done
+    assert late.sentence.startswith("It was given up after 0.0001 minutes, the limit for a pair")
+    assert {path.name for path in tmp_path.iterdir()} == {"two"}
+    (entry,) = run_batch(rows[:1], tmp_path / "out", workers=1, pair_minutes=1e-4)
+    assert entry.state == "failed" and "given up" in (tmp_path / "out" / "summary.csv").read_text()
+    for minutes in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="minutes for a pair"):
+            run_batch(rows[:1], tmp_path / "none", pair_minutes=minutes)
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 def test_a_pair_that_kills_its_worker_twice_fails_and_the_rest_go_on(rows: list[Row], tmp_path: Path) -> None:
     pool, killed = Pool(1), set()

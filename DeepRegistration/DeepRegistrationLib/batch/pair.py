@@ -36,16 +36,18 @@ class Task:
         options: keyword options of `pipeline.register`; absolute paths.
         parent: the batch's folder, an absolute path.
         picture: whether to draw one.
+        minutes: after which the pair is given up; None is never.
     """
 
     name: str
     options: Mapping[str, Any]
     parent: str
     picture: bool = True
+    minutes: float | None = None
 
     @classmethod
-    def of(cls, row: Row, parent: Path, picture: bool = True) -> Task:
-        return cls(row.name, row.options, str(parent.resolve()), picture)
+    def of(cls, row: Row, parent: Path, picture: bool = True, minutes: float | None = None) -> Task:
+        return cls(row.name, row.options, str(parent.resolve()), picture, minutes)
 
     @property
     def folder(self) -> Path:

@@ -48,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
                 progress=progress,
                 cancel=cancel,
                 told=told,
+                pair_minutes=options.pair_minutes,
             )
         except (Cancelled, KeyboardInterrupt):
             clear()

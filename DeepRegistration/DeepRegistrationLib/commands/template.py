@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
                 folder,
                 options.iterations,
                 chosen,
-                Work(options.workers, options.scheduler, told),
+                Work(options.workers, options.scheduler, told, options.pair_minutes),
                 options.resume,
                 options.keep,
                 progress,

@@ -13,7 +13,7 @@ from ..atomic import remove_temporaries, write_text
 from ..batch.names import RECORD
 from ..batch.pool import Outcome
 from ..batch.rows import Row, check_rows
-from ..batch.run import run_batch
+from ..batch.run import LONGEST_MINUTES, check_minutes, run_batch
 from ..errors import InputError, RegistrationError
 from ..folder_lock import locked
 from ..frame import Frame
@@ -40,6 +40,7 @@ class Work:
     workers: int | None = None
     scheduler: str | None = None
     told: Callable[[Outcome, int], None] | None = None
+    pair_minutes: float | None = LONGEST_MINUTES
 
 
 def template_name(iteration: int, labels: bool = False) -> str:
@@ -91,6 +92,8 @@ def build_template(
         raise InputError("A template needs at least two images.")
     if iterations < 0:
         raise InputError("The number of iterations must not be negative.")
+    if work is not None:
+        check_minutes(work.pair_minutes)
     folder = Path(folder)
     rows = [Row(k, s.name, {"fixed": str(s.image), "moving": str(s.image)}) for k, s in enumerate(sources, 1)]
     check_rows(rows)
@@ -230,6 +233,7 @@ class _Builder:
             resume=True,
             progress=lambda p: part(f"{name}: {p.stage}", p.fraction),
             told=self._work.told,
+            pair_minutes=self._work.pair_minutes,
             picture=round_ >= _AFFINE_ROUNDS,
         )
         failed = [entry.row.name for entry in entries if entry.state != "done"]
