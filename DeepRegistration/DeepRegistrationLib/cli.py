@@ -313,7 +313,8 @@ def _train(commands: argparse._SubParsersAction) -> None:
         "curve.png. Ctrl-C stops with a checkpoint. With --resume, what is not said is as it was.",
     )
     parser.add_argument("--method", metavar="NAME", help="what to train")
-    parser.add_argument("--config", metavar="NAME", help="of the method: small or paper")
+    configurations = "; ".join(f"{name}: {', '.join(c)}" for name, c in catalogue.CONFIGURATIONS.items())
+    parser.add_argument("--config", metavar="NAME", help=f"of the method, {configurations}")
     parser.add_argument(
         "--data",
         metavar="SPEC",

@@ -177,6 +177,24 @@ def shipped_weights(method: str, dimension: int) -> Path | None:
     return next((path for path in files if path.is_file()), None)
 
 
+def none_found(title: str, dimension: int, told: bool) -> list[str]:
+    """Sentences for a method that has no trained weights.
+
+    Args:
+        title: the method's.
+        dimension: of the images.
+        told: whether the method itself has said that there are none.
+    """
+    sentences = []
+    if not told:
+        what = f"{title} and {dimension}-D images"
+        sentences.append(f"There are no trained weights for {what}, so the images themselves are compared.")
+    elsewhere = os.environ.get(ELSEWHERE)
+    if elsewhere and not os.path.isdir(elsewhere):
+        sentences.append(f"{ELSEWHERE} names the folder {elsewhere}, which does not exist.")
+    return sentences
+
+
 def _told(metadata: str) -> dict[str, Any] | None:
     """What a file says of itself; None if that is not what `save_weights` writes."""
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ..overwriting import check_overwriting
 from ..thread_count import check_threads
 from ..training.checkpoint import CHECKPOINT
+from ..training.data import GENERATED
 from ..training.log import CURVE, ROWS, TEXT
 from ..training.loop import WEIGHTS, TrainingResult, train
 from ..training.options import TrainingOptions
@@ -25,6 +26,9 @@ def run(options: argparse.Namespace) -> int:
     check_threads(options.threads, "--threads")
     check_overwriting([folder / name for name in (WEIGHTS, CHECKPOINT)], {"weights": options.start})
     quiet = options.quiet or int(os.environ.get("RANK") or 0) > 0  # one of several processes speaks
+    flat = options.dimension is None and options.shape is None and not options.resume
+    if not quiet and flat and (options.data or "").startswith(GENERATED):
+        print("The network will be for 2-D images; --dimension 3 makes one for volumes.", flush=True)
     with stoppable() as cancel, shown_progress(quiet, json_lines=False) as progress:
         result = train(
             TrainingOptions(
