@@ -92,6 +92,8 @@ class TrainingOptions:
         if self.start is not None:
             raise InputError("--start is for a new training; what is resumed has begun already.")
         before = load_checkpoint(self.out)
+        if not {*wanted, "processes", "start"} <= before.settings.keys():
+            raise InputError(f"{self.out / CHECKPOINT} does not say what is trained; it cannot be resumed.")
         for name, value in wanted.items():
             there = before.settings[name]
             if value is not None and value != there:
