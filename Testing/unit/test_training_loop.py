@@ -322,6 +322,15 @@ def test_a_step_without_a_finite_gradient_is_skipped(tmp_path: Path) -> None:
     assert [row["step"] for row in lines(tmp_path / "a") if "terms" in row][:3] == [1, 3, 4]
 
 
+def test_weights_are_not_overwritten_where_their_checkpoint_is_gone(tmp_path: Path) -> None:
+    train(options(tmp_path, steps=2), Task())
+    (tmp_path / CHECKPOINT).unlink()
+    before = (tmp_path / "weights.pt").read_bytes()
+    with pytest.raises(InputError, match="holds the weights of a training"):
+        train(options(tmp_path, steps=2, seed=5), Task())
+    assert (tmp_path / "weights.pt").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "forged",
     [{"step": "a"}, {"step": -1}, {"stage": None}, {"network": []}, {"settings": "{}"}, {"settings": "[]"}],

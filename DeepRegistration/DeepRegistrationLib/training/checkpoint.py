@@ -17,7 +17,7 @@ from ..atomic import atomic_path
 from ..errors import InputError
 from ..plain_archive import read_plain
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, WEIGHTS = "checkpoint.pt", "weights.pt"
 _FORMAT = "deepregistration-checkpoint-3"
 _STATES = ("settings", "network", "optimiser", "scaler", "record")
 
