@@ -23,8 +23,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "DeepRegistration"))
 
+from DeepRegistrationLib.training.checkpoint import WEIGHTS  # noqa: E402
 from DeepRegistrationLib.training.log import ROWS  # noqa: E402
-from DeepRegistrationLib.training.loop import WEIGHTS  # noqa: E402
 from DeepRegistrationLib.weights import load_weights  # noqa: E402
 
 SHIPPED = ROOT / "DeepRegistration" / "Resources" / "Weights"

@@ -41,9 +41,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise OutputError(_sentence(path, error.errno)) from error
+        raise write_failure(path, error.errno) from error
     except RuntimeError as error:
-        raise OutputError(_sentence(path, None)) from error
+        raise write_failure(path, None) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -70,12 +70,13 @@ def check_space(temporary: Path, size: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def _sentence(path: Path, code: int | None) -> str:
+def write_failure(path: Path, code: int | None) -> OutputError:
+    """Why a file could not be written, from the system's error number; None where that is not known."""
     folder = path.parent
     # ITK does not hand on the system's reason, so look at the disk while the temporary file still fills it.
     if code in _FULL or (code is None and shutil.disk_usage(folder).free < 1 << 20):
-        return f"{path} could not be written: the disk is full."
+        return OutputError(f"{path} could not be written: the disk is full.")
     if code in _FORBIDDEN or not os.access(folder, os.W_OK):
-        return f"{path} could not be written: writing in the folder {folder} is not allowed."
+        return OutputError(f"{path} could not be written: writing in the folder {folder} is not allowed.")
     reason = f": {os.strerror(code)}" if code else " completely"
-    return f"{path} could not be written{reason}."
+    return OutputError(f"{path} could not be written{reason}.")

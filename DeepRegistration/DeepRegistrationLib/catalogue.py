@@ -161,6 +161,19 @@ LINEAR_STAGES: dict[str, ChoiceText] = {
 SYMMETRIC = ("on", "off")
 """Whether both images are moved, to half-way between them, or the moving one alone."""
 
+CONFIGURATIONS: dict[str, tuple[str, ...]] = {
+    "dio": (
+        *("small", "small-labels", "small-match"),
+        *("paper", "paper-lku", "paper-unet-e", "paper-lku-e", "squares"),
+    ),
+    "gradicon": ("small", "small-alone", "paper"),
+    "sitreg": ("small", "paper", "affine"),
+    "nephi": ("small", "small-unet", "paper"),
+    "svf-r2net": ("small", "small-lncc", "paper", "strict"),
+    "nsvf-r2net": ("small", "small-lncc", "paper", "strict"),
+}
+"""What there is to train of each method: sizes of its network, and how it learns."""
+
 STRENGTHS = {
     "landmark_weight": "how strongly landmarks pull, times the usual",
     "label_weight": "how strongly labels pull, times the usual",

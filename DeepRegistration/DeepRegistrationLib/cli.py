@@ -21,6 +21,8 @@ from typing import NoReturn
 from . import __version__, catalogue
 from .allocator import use_large_heap
 from .errors import Cancelled, InputError, NotAvailableError, RegistrationError
+from .stop_signals import stop_signals
+from .streams import StreamError, drop_output, usable_streams
 
 PROGRAM = "deepregistration"
 DEBUG = "DEEPREGISTRATION_DEBUG"
@@ -37,6 +39,11 @@ DEVICES = ("auto", "cpu", "cuda")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code (``--help`` and ``--version`` raise SystemExit(0))."""
     use_large_heap()
+    with usable_streams():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     try:
         with _terminable():
             options = _parser().parse_args(arguments)
@@ -47,12 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail("interrupted; nothing was written.", 130)
     except (InputError, NotAvailableError) as error:
         return _fail(str(error), 2)
+    except (StreamError, BrokenPipeError) as error:
+        drop_output()  # the interpreter must not try to flush it again
+        return 1 if isinstance(error, BrokenPipeError) else _fail(str(error), 1)
     except RegistrationError as error:
         return _fail(str(error), 1)
-    except BrokenPipeError:
-        # the reader of our output has left; the interpreter must not try to flush it again
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:  # the last line of defence: a person reads a sentence, not a traceback
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             return _fail("there is not enough memory; use --preset fast or a larger --output-spacing.", 1)
@@ -69,7 +75,7 @@ def _fail(message: str, code: int) -> int:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Let a polite kill unwind like an interrupt, so that nothing half-written stays."""
+    """Let a polite kill, or the end of the terminal, unwind like an interrupt: nothing half-written stays."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -77,11 +83,12 @@ def _terminable() -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in stop_signals()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -188,6 +195,13 @@ def _hands(parser: argparse.ArgumentParser) -> None:
         "--workers", type=int, metavar="N", help="processes (default: as processors and memory allow)"
     )
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of a Dask cluster, or its scheduler file")
+    parser.add_argument(
+        "--pair-minutes",
+        type=float,
+        default=1440.0,
+        metavar="N",
+        help="give up a pair that is not finished by then (default: 1440, a day)",
+    )
     parser.add_argument("--resume", action="store_true", help="go on; what is finished stays")
 
 
@@ -299,7 +313,8 @@ def _train(commands: argparse._SubParsersAction) -> None:
         "curve.png. Ctrl-C stops with a checkpoint. With --resume, what is not said is as it was.",
     )
     parser.add_argument("--method", metavar="NAME", help="what to train")
-    parser.add_argument("--config", metavar="NAME", help="of the method: small or paper")
+    configurations = "; ".join(f"{name}: {', '.join(c)}" for name, c in catalogue.CONFIGURATIONS.items())
+    parser.add_argument("--config", metavar="NAME", help=f"of the method, {configurations}")
     parser.add_argument(
         "--data",
         metavar="SPEC",

@@ -1,4 +1,5 @@
-"""Folders that one run at a time works in (a batch, a template, a training), or writes to."""
+"""Folders that one run at a time works in (a batch, a template, a training), or writes to, and temporary ones
+that are nobody's once their process has ended."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import InputError, OutputError
 
@@ -30,7 +32,7 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise OutputError(f"The folder {folder} cannot be written to: {error.strerror}.") from error
     try:
-        if not _lock(file):
+        if _lock(file) is False:
             raise InputError(f"Another run is working in {folder}; wait for it, or choose another folder.")
         yield
     finally:
@@ -55,7 +57,7 @@ def alone(folder: Path) -> Iterator[None]:
         raise OutputError(f"The folder {folder} cannot be written to: {error.strerror}.") from error
     try:
         end = time.monotonic() + _LONGEST_WAIT
-        while not _lock(place):
+        while _lock(place) is False:
             if time.monotonic() > end:
                 raise OutputError(f"Another run is writing to {folder}; try again.")
             time.sleep(0.02)
@@ -64,8 +66,37 @@ def alone(folder: Path) -> Iterator[None]:
         os.close(place)
 
 
-def _lock(file: int) -> bool:
-    """Whether nobody else has it; a file system that knows no locks has none."""
+def hold(folder: Path) -> BinaryIO:
+    """Mark a new folder as in use until the file that is returned is closed, or the process ends, however.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    file = (folder / _LOCK).open("wb", buffering=0)
+    try:
+        if _lock(file.fileno()):
+            file.write(b"1")  # before, `abandoned` could be faster than the lock
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def abandoned(folder: Path) -> bool:
+    """Whether a folder that `hold` has marked is no longer in use; false where the system cannot tell.
+
+    Unlike the number of a process, which means nothing in another container and is given to another process
+    later, the lock ends with its process.
+    """
+    try:
+        with (folder / _LOCK).open("rb+", buffering=0) as file:
+            return os.fstat(file.fileno()).st_size > 0 and _lock(file.fileno()) is True
+    except OSError:
+        return False
+
+
+def _lock(file: int) -> bool | None:
+    """Whether nobody else has it; None on a file system that knows no locks."""
     if sys.platform == "win32":
         import msvcrt
 
@@ -81,5 +112,5 @@ def _lock(file: int) -> bool:
     except BlockingIOError:
         return False
     except OSError:
-        return True
+        return None
     return True

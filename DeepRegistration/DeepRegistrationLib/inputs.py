@@ -18,6 +18,7 @@ from .frame import Frame, Volume
 from .geometry_checks import geometry_cautions
 from .initial import DEFORMABLE, TransformSource, check_initial, load_transform
 from .io import check_contrast, read_labels, read_mask, read_volume
+from .label_values import whole_labels
 from .landmarks import Landmarks, LandmarkSource, as_landmarks, pair_landmarks, unused_landmarks
 from .prepare import overlap_share, resampled
 from .transforms import LinearTransform, Transform
@@ -46,7 +47,8 @@ class Inputs:
 
     Attributes:
         fixed, moving: (1, *S) float32.
-        fixed_labels, moving_labels: (1, *S) integers on their image's lattice, both or neither.
+        fixed_labels, moving_labels: (1, *S) int32, int64 for values beyond, on their image's lattice, both or
+            neither.
         label_values: the labels both have.
         fixed_mask, moving_mask: (1, *S) float32 on their image's lattice.
         landmarks: fixed and moving points (N, d) float64, LPS mm, and their names; held-out ones apart.
@@ -252,6 +254,7 @@ def _labels(source: ImageSource | None, frame: Frame, role: str, warnings: list[
     if source is None:
         return None
     labels = source if isinstance(source, Volume) else read_labels(source)
+    labels = Volume(whole_labels(labels.data), labels.frame)
     if labels.frame.dimension != frame.dimension:
         raise InputError(f"The {role} labels and the {role} image do not have the same number of axes.")
     if not labels.frame.same_lattice(frame):
@@ -261,7 +264,7 @@ def _labels(source: ImageSource | None, frame: Frame, role: str, warnings: list[
         labels = resampled(labels, frame, nearest=True)
     if not bool((labels.data != 0).any()):
         raise InputError(f"The {role} labels contain no label inside the {role} image.")
-    return labels if labels.data.dtype == torch.int32 else Volume(labels.data.round().to(torch.int32), frame)
+    return labels
 
 
 def _common_labels(fixed: Volume | None, moving: Volume | None) -> tuple[int, ...]:

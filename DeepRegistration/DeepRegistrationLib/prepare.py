@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,6 +14,7 @@ from .errors import InputError
 from .filters import downsample
 from .frame import Frame, Volume, apply_matrix
 from .interpolation import sample
+from .label_values import LabelReader
 
 _SAMPLES = 200_000
 _FOREGROUND = 0.04
@@ -99,17 +103,26 @@ def crop(volume: Volume, box: Box) -> Volume:
 
 
 def resampled(volume: Volume, frame: Frame, nearest: bool = False, outside: float = 0.0) -> Volume:
-    """The volume read on another frame by its world positions; `outside` beyond its box."""
+    """The volume read on another frame by its world positions; `outside` beyond its box.
+
+    With `nearest`, whole numbers keep their type and are exact; all else becomes float32.
+    """
     if volume.frame.same_lattice(frame):
         return Volume(volume.data, frame)
     matrix = volume.frame.world_to_normalised @ frame.normalised_to_world
-    mode = "nearest" if nearest else "bilinear"
-    values, parts = volume.data[None].float(), []
+    data, parts = volume.data, []
+    whole = nearest and not data.is_floating_point() and data.dtype != torch.bool
+    read = _reader(data, nearest) if not whole else partial(LabelReader(data), padding="border")
     for window in frame.slabs():
-        points = apply_matrix(matrix, frame.grid(values.device, window=window))
+        points = apply_matrix(matrix, frame.grid(data.device, window=window))
         beyond = (points.abs() > 1).any(-1)
-        parts.append(sample(values, points, mode=mode)[0].masked_fill_(beyond, outside))
+        parts.append(read(points).masked_fill_(beyond, outside))
     return Volume(torch.cat(parts, 1), frame)
+
+
+def _reader(data: Tensor, nearest: bool) -> Callable[[Tensor], Tensor]:
+    values, mode = data[None].float(), "nearest" if nearest else "bilinear"
+    return lambda points: sample(values, points, mode=mode)[0]
 
 
 def centred(frame: Frame, voxel: float, size: tuple[int, ...]) -> Frame:

@@ -16,7 +16,7 @@ from .background import filling_value
 from .field import Field
 from .frame import Frame, Volume
 from .inputs import Inputs
-from .interpolation import sample
+from .label_values import LabelReader, whole_labels
 from .metrics import (
     FOLDS_MEASURED,
     PointMap,
@@ -78,12 +78,9 @@ def label_numbers(warped: Volume, fixed: Volume, values: tuple[int, ...]) -> dic
 
 
 def warped_labels(labels: Volume, field: Field | WrittenMap, frame: Frame) -> Volume:
-    """Labels carried onto a frame by nearest neighbour; 0 outside their box."""
-    values = labels.data[None].float().cpu()
-    parts = [
-        sample(values, points.cpu(), padding="zeros", mode="nearest")[0].round().to(torch.int32)
-        for _, points in field.pulled(frame, labels.frame)
-    ]
+    """Labels carried onto a frame by nearest neighbour, exactly; 0 outside their box."""
+    read = LabelReader(whole_labels(labels.data.cpu()))
+    parts = [read(points.cpu()) for _, points in field.pulled(frame, labels.frame)]
     return Volume(torch.cat(parts, 1), frame)
 
 
@@ -118,7 +115,6 @@ class Untouched:
         assert fixed is not None and moving is not None
         if self._labels is None or not _same(self._labels, fixed, moving):
             start = resampled(moving, fixed.frame, nearest=True)
-            start = Volume(start.data.round().to(torch.int32), fixed.frame)
             self._labels = (fixed, moving, label_numbers(start, fixed, inputs.label_values))
         return self._labels[2]
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,53 +22,13 @@ from .frame import Frame, Volume
 from .interpolation import sample
 from .io import write_volume
 from .jacobian import determinant_slabs
+from .staging import staged
 from .transform_files import write_displacement_slabs, write_linear
 from .transforms import LinearTransform, Transform
 from .written_map import WrittenMap
 
 OUTPUTS = ("forward.h5", "inverse.h5", "warped.nii.gz", "quality.json")
 FEATURE_OUTPUTS = ("features_fixed.nii.gz", "features_moving.nii.gz")
-
-
-@contextmanager
-def _staged(targets: Sequence[Path]) -> Iterator[list[Path]]:
-    """Hidden names beside `targets`, all moved there when all goes well, otherwise none.
-
-    Raises:
-        OutputError: one could not be moved; those before it are moved back.
-    """
-    key = uuid.uuid4().hex[:12]
-    hidden = [target.with_name(f".{key}-{target.name}") for target in targets]
-    older = [target.with_name(f".{key}-older-{target.name}") for target in targets]
-    moved: list[int] = []
-    done = False
-    try:
-        yield hidden
-        for k, target in enumerate(targets):
-            if target.exists():
-                os.replace(target, older[k])
-            moved.append(k)
-            os.replace(hidden[k], target)
-        done = True
-    except OutputError as error:
-        text = str(error)
-        for name, target in zip(hidden, targets, strict=True):
-            text = text.replace(str(name), str(target))
-        raise OutputError(text) from error
-    except OSError as error:
-        target = targets[moved[-1] if moved else 0]
-        raise OutputError(f"{target} could not be written: {error.strerror}.") from error
-    finally:
-        with suppress(OSError):
-            for k in moved:
-                if not done:  # what was there before comes back
-                    targets[k].unlink(missing_ok=True)
-                    if older[k].exists():
-                        os.replace(older[k], targets[k])
-                older[k].unlink(missing_ok=True)
-        for path in hidden:
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -143,8 +101,8 @@ class Registration:
             raise OutputError(f"The folder {directory} cannot be created: {error.strerror}.") from error
         try:
             writers = self._writers()
-            with alone(directory), _staged([directory / name for name in writers]) as staged:
-                for write, path in zip(writers.values(), staged, strict=True):
+            with alone(directory), staged(directory, list(writers)) as hidden:
+                for write, path in zip(writers.values(), hidden, strict=True):
                     write(path)
         except BaseException:
             if created:

@@ -11,15 +11,15 @@ import torch
 from .errors import InputError, NotAvailableError, RegistrationError, ResourceError
 from .free_memory import available_memory as available_memory
 from .memory import too_large_sentence
+from .thread_count import check_threads
 
 
 @contextmanager
 def threads(count: int | None) -> Iterator[None]:
-    """torch with this many threads for a while; None leaves its setting."""
+    """torch with this many threads for a while; None leaves its setting. Raises InputError."""
     before = torch.get_num_threads()
     if count is not None:
-        if count < 1:
-            raise InputError("The number of threads must be at least one.")
+        check_threads(count)
         torch.set_num_threads(count)
     try:
         yield

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from . import resources
+from .catalogue import METHODS
 from .clock import Clock
 from .deformation import Deformation
 from .errors import ResourceError
@@ -36,6 +37,7 @@ from .transforms import FieldTransform, LinearTransform, Representation, Transfo
 from .transforms.linear import LinearRepresentation
 from .transforms.linear_fit import best_affine
 from .verdict import ALIKE_NCC, summed_up
+from .weights import load_weights, none_found, shipped_weights
 from .written_map import WrittenMap
 
 _CONTRAST_MM = 4.0
@@ -359,6 +361,11 @@ class Session:
         )
         used = None if weights is None else weights.sha256
         standing = _Standing(self.inputs, pair, linear, halves, prediction, name, model, used)
+        method = METHODS[self.options.method]
+        if weights is None and method.learns and not standing.linear_kind:
+            missing = none_found(method.title, self.dimension, bool(prediction.warnings))
+            prediction = replace(prediction, warnings=(*prediction.warnings, *missing))
+            standing = replace(standing, prediction=prediction)
         started = self._started(standing)
         settings = self._settings(standing, started)
         # the linear stage has refined a linear map already, by mutual information
@@ -392,8 +399,6 @@ class Session:
 
     def _weights(self) -> Any:
         """The weights asked for, or those that come with the method, or None."""
-        from .weights import load_weights, shipped_weights  # only a method that learns needs them
-
         path = self.options.weights or shipped_weights(self.options.method, self.dimension)
         return None if path is None else load_weights(Path(path), self.options.method, self.dimension)
 

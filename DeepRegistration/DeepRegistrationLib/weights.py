@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 
 from .atomic import atomic_path
 from .errors import InputError
+from .plain_archive import read_plain
 
 _FORMAT = "deepregistration-weights-1"
 _BESIDE = Path(__file__).resolve().parents[1]
@@ -32,7 +31,11 @@ _SHIPPED = (_BESIDE / "Resources" / "Weights", _BESIDE / "DeepRegistrationWeight
 ELSEWHERE = "DEEPREGISTRATION_WEIGHTS"
 """Environment variable: a folder to look into instead."""
 
-_UNSAFE = ("weights_only", "unsupported global", "unsupported operand", "unsupported class")
+_LARGEST = 1e12
+"""No number of a trained network is larger."""
+
+_LONGEST, _STAGES = 10_000, 100
+"""No training image has more voxels along an axis, no training more stages."""
 
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -127,11 +130,12 @@ def load_weights(path: str | Path, method: str | None = None, dimension: int | N
         dimension: when given, the dimension it has to be for.
 
     Raises:
-        InputError: missing, cut short, damaged or altered; not a weights file; holds code; for another
-            method or dimension.
+        InputError: missing, cut short, damaged or altered; not a weights file; holds code, or numbers and
+            sizes of images that cannot be; for another method or dimension.
+        NotAvailableError: this version of torch is not safe with files from elsewhere.
     """
     path = Path(path)
-    stored = read_plain(path, "weights file")
+    stored = read_plain(path, "weights file", trusted=path.resolve().parent in _SHIPPED)
     damaged = InputError(f"{path} is damaged or was altered: its contents do not match its checksum.")
     if not isinstance(stored, dict) or "format" not in stored:
         raise InputError(f"{path} is not a weights file of this program.")
@@ -156,6 +160,10 @@ def load_weights(path: str | Path, method: str | None = None, dimension: int | N
         raise InputError(
             f"{path} holds weights for {told['dimension']}-D images, not for {dimension}-D ones."
         )
+    if not _conceivable(told["convention"], told["dimension"]):
+        raise InputError(f"{path} does not say what images its network takes in a way that can be used.")
+    if not all(_trained(tensor) for tensor in state.values()):
+        raise InputError(f"{path} holds numbers that no trained network has: not finite, or too large.")
     full = {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
     return Weights(**told, state=full, sha256=digest)
 
@@ -169,39 +177,22 @@ def shipped_weights(method: str, dimension: int) -> Path | None:
     return next((path for path in files if path.is_file()), None)
 
 
-def read_plain(path: Path, what: str) -> Any:
-    """What a ``torch.save`` of plain values holds, on the CPU, without running code from the file.
+def none_found(title: str, dimension: int, told: bool) -> list[str]:
+    """Sentences for a method that has no trained weights.
 
     Args:
-        path: the file.
-        what: it should be, for messages ("weights file").
-
-    Raises:
-        InputError: missing, closed to us, cut short, damaged, another kind of file, or one that holds code.
+        title: the method's.
+        dimension: of the images.
+        told: whether the method itself has said that there are none.
     """
-    if not os.path.isfile(path):  # which takes names of any length
-        raise InputError(f"{path} is not a file." if os.path.exists(path) else f"{path} does not exist.")
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-    except OSError as error:
-        raise InputError(f"{path} cannot be opened: {error.strerror}.") from error
-    if not start.startswith(b"PK"):
-        raise InputError(f"{path} is not a {what}.")
-    if not _has_end(path):
-        raise InputError(f"{path} is incomplete or damaged at its end; copy it again.")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except pickle.UnpicklingError as error:
-        if any(word in str(error).lower() for word in _UNSAFE):
-            raise InputError(
-                f"{path} holds more than numbers and names, so it could run code; it was not loaded."
-            ) from error
-        raise InputError(f"{path} is damaged, or not a {what}.") from error
-    except Exception as error:  # whatever the unpickler trips over in a damaged file
-        raise InputError(f"{path} is damaged, or not a {what}.") from error
+    sentences = []
+    if not told:
+        what = f"{title} and {dimension}-D images"
+        sentences.append(f"There are no trained weights for {what}, so the images themselves are compared.")
+    elsewhere = os.environ.get(ELSEWHERE)
+    if elsewhere and not os.path.isdir(elsewhere):
+        sentences.append(f"{ELSEWHERE} names the folder {elsewhere}, which does not exist.")
+    return sentences
 
 
 def _told(metadata: str) -> dict[str, Any] | None:
@@ -216,12 +207,28 @@ def _told(metadata: str) -> dict[str, Any] | None:
     return told if fine and told["dimension"] in (2, 3) else None
 
 
-def _has_end(path: Path) -> bool:
-    """Whether the directory that ends an archive is there."""
-    try:
-        return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:
-        return False
+def _conceivable(convention: Mapping[str, Any], dimension: int) -> bool:
+    """Whether the images that a network is said to take can be: a length for each axis, a stage, a voxel."""
+    shape, stage = convention.get("shape"), convention.get("stage", 0)
+    voxel = convention.get("voxel_mm") or 0
+    lengths = [] if shape is None else shape
+    return (
+        isinstance(lengths, list)
+        and (shape is None or len(lengths) == dimension)
+        and all(type(n) is int and 0 < n <= _LONGEST for n in lengths)
+        and type(stage) is int
+        and 0 <= stage < _STAGES
+        and type(voxel) in (int, float)
+        and 0 <= voxel <= _LONGEST
+    )
+
+
+def _trained(tensor: Tensor) -> bool:
+    """Whether a tensor's numbers are finite and not so large that arithmetic with them is not."""
+    if not tensor.is_floating_point() or not tensor.numel():
+        return True
+    low, high = (float(number) for number in torch.aminmax(tensor))
+    return -_LARGEST < low <= high < _LARGEST
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:

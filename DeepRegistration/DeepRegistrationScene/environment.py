@@ -15,9 +15,10 @@ from DeepRegistrationLib.errors import NotAvailableError
 
 from .words import _
 
-TORCH_REQUIREMENT = ">=2.4,<2.14"
-"""The versions that the engine runs with; the package's own requirement says the same."""
-_LOWEST, _TOO_HIGH = (2, 4), (2, 14)
+TORCH_REQUIREMENT = ">=2.10,<2.14"
+"""The versions that the engine runs with; the package's own requirement says the same. A weights file from
+elsewhere can make older ones run code (CVE-2025-32434, CVE-2026-24747)."""
+_LOWEST, _TOO_HIGH = (2, 10), (2, 14)
 
 EXTENSION_MISSING = _(
     "The PyTorch extension is not installed. Open View > Extensions Manager, install 'PyTorch', restart "

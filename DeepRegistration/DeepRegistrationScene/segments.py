@@ -38,7 +38,7 @@ def read_labels(
     segment_ids: Sequence[str] | None = None,
     results: Collection[Node] = (),
 ) -> Voxels:
-    """A label map volume node or a segmentation node as int32 labels (z, y, x).
+    """A label map volume node or a segmentation node as labels (z, y, x), int32 or, for large values, int64.
 
     Args:
         node: a volume node of whole numbers, or a segmentation node.
@@ -60,9 +60,9 @@ def read_labels(
     array, own = read_volume(node, results)
     if array.dtype.kind == "f" and not np.array_equal(array, np.rint(array)):
         raise InputError(f"{node.GetName()} is not a label map: some of its values are not whole numbers.")
-    return (
-        Voxels(array.astype(np.int32), own) if frame is None else Voxels(_nearest(array, own, frame), frame)
-    )
+    fits = np.can_cast(array.dtype, np.int32) or np.abs(array.astype(np.int64)).max(initial=0) < 1 << 31
+    array = array.astype(np.int32 if fits else np.int64)
+    return Voxels(array, own) if frame is None else Voxels(_nearest(array, own, frame), frame)
 
 
 def read_mask(
@@ -133,11 +133,11 @@ def _segment(node: Node, segment_id: str) -> Node:
 
 
 def _nearest(array: np.ndarray, own: Frame, frame: Frame) -> np.ndarray:
-    """An array (z, y, x) on its own frame read at another's voxels, 0 outside; int32, (*frame.shape)."""
+    """An array (z, y, x) on its own frame read at another's voxels, 0 outside; (*frame.shape)."""
     if own.same_lattice(frame):
-        return array.astype(np.int32)
+        return array
     inside, place = _places(own, frame)
-    result = np.zeros(frame.shape, np.int32)
+    result = np.zeros(frame.shape, array.dtype)
     result[inside] = array.reshape(-1)[place]
     return result
 

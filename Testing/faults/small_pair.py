@@ -17,7 +17,7 @@ from DeepRegistrationLib import cli
 
 ENGINE = Path(DeepRegistrationLib.__file__).parents[1]
 RESULTS = ["forward.h5", "inverse.h5", "quality.json", "warped.nii.gz"]
-QUICK = ("--preset", "fast", "--linear", "none", "--device", "cpu", "--threads", "1")
+QUICK = ("--method", "classical", "--preset", "fast", "--linear", "none", "--device", "cpu", "--threads", "1")
 
 Done = subprocess.CompletedProcess[str]
 

@@ -152,8 +152,10 @@ def test_records_of_pairs(tmp_path: Path, record_property: Record) -> None:
     (row,) = rows.rows_of_files(str(tmp_path / "x.nii"), [str(tmp_path / "y.nii")], {})
     task = pair.Task.of(row, tmp_path)
     task.folder.mkdir()
+    quality = '{"similarity": {"after": {"ncc": 1.0}}, "warnings": ["a"]}'
+    (task.folder / "quality.json").write_text(quality)
     record = {**task.record(), "files": {"quality.json": "quality.json"}, "version": "0"}
-    (task.folder / "quality.json").write_text('{"similarity": {"after": {"ncc": 1.0}}, "warnings": ["a"]}')
+    record["bytes"] = {"quality.json": len(quality)}
 
     def call(content: bytes) -> str | None:
         (task.folder / pair.RECORD).write_bytes(content)

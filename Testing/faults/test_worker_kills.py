@@ -92,7 +92,7 @@ def test_a_worker_killed_at_any_moment(
             again = ended(client)
             assert isinstance(again, Finished) and np.array_equal(again.arrays["forward"], expected)
             session = again.result["session"]
-            assert [list(folder.iterdir()) for folder in tmp_path.iterdir()] == [[]]
+            assert [[path.name for path in folder.iterdir()] for folder in tmp_path.iterdir()] == [[".lock"]]
     finally:
         client.stop()
     assert list(tmp_path.iterdir()) == []

@@ -119,7 +119,8 @@ class User:
 
 def left_over(folder: Path) -> list[str]:
     """Files in a temporary folder that are not the harness's own."""
-    return [str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file() and "harness" not in str(p)]
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    return [str(path.relative_to(folder)) for path in files if "harness" not in str(path)]
 
 
 def children_of(pid: int) -> list[int]:

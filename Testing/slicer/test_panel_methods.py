@@ -46,8 +46,7 @@ def test_each_runs(user):
             assert "needs no trained weights" in ui.methodText.text
             assert "trained weights" not in ui.verdictText.text
             continue
-        if name != "dio":  # whose classical features do without
-            assert ("no trained weights" in ui.verdictText.text) == (not there), ui.verdictText.text
+        assert ("no trained weights" in ui.verdictText.text) == (not there), ui.verdictText.text
         if not there:
             assert "No trained weights come with it" in ui.methodText.text
 

@@ -136,3 +136,13 @@ def test_a_template_made_on_a_cluster_is_the_same(
             sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / w / file))) for w in ("many", "one")
         )
         assert np.array_equal(many, one) and many.std() > 0
+
+
+def test_the_commands_of_the_readme_listen_on_this_machine_alone() -> None:
+    """Dask asks nobody for a password, and listens to everybody unless it is told not to."""
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    commands = [line for line in text.splitlines() if line.startswith("    dask ")]
+    assert len(commands) >= 2
+    for command in commands:
+        assert "--host 127.0.0.1" in command and "--no-dashboard" in command
+    assert "can run programs as you" in text and "--tls-cert" in text

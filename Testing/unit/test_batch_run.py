@@ -124,6 +124,24 @@ def test_resuming_repeats_nothing_and_tries_failures_again(rows: list[Row], done
     assert before == {name: (done / name / "forward.h5").stat().st_mtime_ns for name in before}
 
 
+@pytest.mark.parametrize("name", ["forward.h5", "warped.nii.gz", "quality.json"])
+def test_resuming_does_a_pair_again_that_has_lost_a_file(rows: list[Row], tmp_path: Path, name: str) -> None:
+    run_batch(rows[:1], tmp_path, workers=1, picture=False)
+    whole, lost = arrays(tmp_path / "one"), tmp_path / "one" / name
+    (tmp_path / "one" / "notes.txt").write_text("mine")
+    if name == "forward.h5":
+        lost.unlink()
+    else:
+        lost.write_text("{}" if name == "quality.json" else "")
+    with pytest.raises(InputError, match="holds 1 of these 1 pairs already"):
+        run_batch(rows[:1], tmp_path, workers=1, picture=False)
+    entries = run_batch(rows[:1], tmp_path, workers=1, picture=False, resume=True)
+    assert entries[0].number("ncc_after") is not None
+    assert all(np.array_equal(a, b) for a, b in zip(whole, arrays(tmp_path / "one"), strict=True))
+    assert (tmp_path / "one" / "notes.txt").read_text() == "mine"
+    assert finished(Task.of(rows[0], tmp_path, picture=False))
+
+
 def test_results_are_not_overwritten_nor_taken_for_others(
     rows: list[Row], done: Path, tmp_path: Path
 ) -> None:
@@ -185,6 +203,24 @@ def test_a_worker_that_dies_is_replaced_and_its_pair_done_again(rows: list[Row],
     assert killed and [(o.name, o.done) for o in outcomes] == [("two", True), ("one", True)]
 
 
+def test_a_pair_that_takes_too_long_is_given_up_and_the_rest_go_on(rows: list[Row], tmp_path: Path) -> None:
+    pool = Pool(1)
+    tasks = [Task.of(rows[0], tmp_path, False, 1e-4), Task.of(rows[1], tmp_path, False, 60)]
+    try:
+        late, other = pool.run(tasks)
+    finally:
+        pool.close()
+    assert (late.name, late.done, late.kind) == ("one", False, "time") and other.done
+    assert late.sentence.startswith("It was given up after 0.0001 minutes, the limit for a pair")
+    assert {path.name for path in tmp_path.iterdir()} == {"two"}
+    (entry,) = run_batch(rows[:1], tmp_path / "out", workers=1, pair_minutes=1e-4)
+    assert entry.state == "failed" and "given up" in (tmp_path / "out" / "summary.csv").read_text()
+    for minutes in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match="minutes for a pair"):
+            run_batch(rows[:1], tmp_path / "none", pair_minutes=minutes)
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
 def test_a_pair_that_kills_its_worker_twice_fails_and_the_rest_go_on(rows: list[Row], tmp_path: Path) -> None:
     pool, killed = Pool(1), set()
@@ -236,7 +272,8 @@ def test_the_memory_estimate_follows_the_headers(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
-def test_the_command_from_a_table_interrupted_and_resumed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
+def test_the_command_from_a_table_interrupted_and_resumed(tmp_path: Path, number: str) -> None:
     made_rows(tmp_path, ("one", "two"))
     (tmp_path / "pairs.csv").write_text(
         "name,fixed,moving\na,fixed.nii.gz,one.nii.gz\nb,fixed.nii.gz,two.nii.gz\n"
@@ -246,9 +283,10 @@ def test_the_command_from_a_table_interrupted_and_resumed(tmp_path: Path) -> Non
     run = subprocess.Popen([sys.executable, "-m", "DeepRegistrationLib", *arguments], stderr=subprocess.PIPE)
     while not (tmp_path / "out" / "a").exists() and run.poll() is None:
         time.sleep(0.01)
-    run.send_signal(signal.SIGTERM)
+    run.send_signal(signal.Signals[number])
     _, errors = run.communicate()
     assert run.returncode == 130 and b"Go on with --resume" in errors
+    assert (tmp_path / "out" / "summary.csv").is_file()
     assert cli.main(arguments) == 2  # there is something, and nobody said to go on
     assert cli.main([*arguments, "--resume"]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir() if path.is_dir()} == {"a", "b"}

@@ -125,7 +125,16 @@ print("loaded:", {"torch", "numpy", "SimpleITK"} & set(sys.modules))
         (["register", "--fixed", "a", "--moving", "b"], "--out"),
         (["register", "--fixed", "a", "--moving", "b", "--out", "c", "--preset", "best"], "best"),
         (["register", "--fixed", "a", "--moving", "b", "--out", "c", "--threads", "two"], "two"),
-        (["register", "--fixed", "a", "--moving", "b", "--out", "c", "--threads", "0"], "--threads"),
+        *(
+            ([*command, "--threads", count], f"--threads must be at {word}")
+            for command in (
+                ["register", "--fixed", "a", "--moving", "b", "--out", "c"],
+                ["batch", "--fixed", "a", "--moving", "b", "--out", "c"],
+                ["template", "a", "b", "--out", "c"],
+                ["train", "--method", "dio", "--config", "small", "--data", "d", "--out", "c"],
+            )
+            for count, word in (("0", "least 1"), ("100000", "most"))
+        ),
         (
             ["register", "--fixed", "a", "--moving", "b", "--out", "c", "--quiet", "--json-progress"],
             "--quiet",
@@ -404,7 +413,7 @@ def test_demo_prints_a_table_and_writes_pair_results_and_picture(
     )
     assert float(truth[-1]) < float(truth[-2])
     written = {path.name for path in (tmp_path / "a" / "demo").iterdir()}
-    assert written == {*demo.PAIR_FILES, *OUTPUTS, demo.PICTURE}
+    assert written == {*demo.PAIR_FILES, *OUTPUTS, demo.PICTURE, demo.RECORD}
 
 
 def test_demo_leaves_nothing_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

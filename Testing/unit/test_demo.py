@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from DeepRegistrationLib.cli import main
-from DeepRegistrationLib.commands.demo import PAIR_FILES
+from DeepRegistrationLib.commands.demo import PAIR_FILES, RECORD
 from DeepRegistrationLib.demo.anatomy import Anatomy
 from DeepRegistrationLib.demo.font import text_mask
 from DeepRegistrationLib.demo.label_names import LABEL_NAMES
@@ -192,6 +192,6 @@ def test_letters_are_different_and_legible() -> None:
 def test_the_pair_alone_can_be_written(tmp_path) -> None:
     folder = tmp_path / "pair"
     assert main(["demo", "--pair-only", "--out", str(folder)]) == 0
-    assert sorted(path.name for path in folder.iterdir()) == sorted(PAIR_FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted((*PAIR_FILES, RECORD))
     moving = sitk.ReadImage(str(folder / "moving.nii.gz"))
     assert moving.GetSize() == sitk.ReadImage(str(folder / "moving_labels.nii.gz")).GetSize()

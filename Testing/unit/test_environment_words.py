@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 WORKING: dict[str, Any] = {
     "python": "3.12.3",
-    "torch": "2.6.0+cu124",
+    "torch": "2.12.0+cu124",
     "torch_error": None,
     "device": "NVIDIA RTX A2000",
     "device_type": "cuda",
@@ -56,7 +56,7 @@ def extension(monkeypatch: pytest.MonkeyPatch, outcome: Any) -> PyTorchExtension
 def test_a_graphics_card() -> None:
     state = environment.state_from(WORKING)
     assert state.ready is True and not state.offer_install
-    assert "NVIDIA RTX A2000 with 12.5 GB" in " ".join(state.lines) and "PyTorch 2.6.0" in state.lines[0]
+    assert "NVIDIA RTX A2000 with 12.5 GB" in " ".join(state.lines) and "PyTorch 2.12.0" in state.lines[0]
 
 
 def test_a_processor() -> None:
@@ -84,9 +84,10 @@ def test_a_worker_that_died_while_probing() -> None:
 @pytest.mark.parametrize(
     ("version", "fits"),
     [
-        ("2.4.0", True),
+        ("2.10.0", True),
         ("2.13.1+cpu", True),
-        ("2.3.1", False),
+        ("2.9.1", False),
+        ("2.5.1", False),
         ("2.14.0", False),
         ("1.13", False),
         ("odd", False),
@@ -149,7 +150,7 @@ def test_where_no_torch_is_new_enough_that_is_said_and_nothing_offered(
     ):
         said = " ".join(state.lines)
         assert state.ready is False and not state.offer_install
-        assert "Intel" in said and "2.4" in said and "try again" not in said
+        assert "Intel" in said and "2.10" in said and "try again" not in said
     with pytest.raises(NotAvailableError, match="Intel"):
         environment.install_torch(lambda question: pytest.fail("asked"))
     monkeypatch.setattr("platform.machine", lambda: "arm64")

@@ -7,6 +7,7 @@ import torch
 from DeepRegistrationLib.errors import InputError
 from DeepRegistrationLib.methods.gradicon.predictor import CONFIGURATIONS, Predictor
 from DeepRegistrationLib.networks.tall_unet import TallUNet, halved
+from DeepRegistrationLib.weights import Weights
 
 
 def network(configuration: str, dimension: int) -> TallUNet:
@@ -100,3 +101,10 @@ def test_halving_averages_the_voxels_there_are() -> None:
     image = torch.arange(5.0).view(1, 1, 1, 5)
     assert halved(image)[0, 0, 0].tolist() == [0.5, 2.5, 4.0]
     assert halved(torch.ones(1, 1, 3, 3, 3)).eq(1).all()
+
+
+def test_weights_of_more_networks_than_a_training_makes_are_refused() -> None:
+    state = {f"{k}.network.last.weight": torch.zeros(0) for k in range(17)}
+    weights = Weights("gradicon", "small", 2, state, {}, {}, "")
+    with pytest.raises(InputError, match="of 17 networks"):
+        Predictor.from_weights(weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -142,3 +143,28 @@ def test_apply_says_so_where_a_plain_field_ends(tmp_path: Path, capsys: pytest.C
     arguments += ["--reference", str(tmp_path / "i.nii.gz"), "--output", str(tmp_path / "o.nii.gz")]
     assert cli.main(arguments) == 0
     assert "About 50 % of the reference's voxels lie outside" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("representation", ["rigid", "affine"])
+def test_matrices_that_undo_each_other_are_said_to_in_the_outermost_half_of_voxels_too(
+    representation: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Thick slices and a turn: at the border's displacement alone it would be millimetres."""
+    fixed = Frame.regular((24, 20, 6), (2.0, 2.0, 8.0))
+    points = fixed.points() - torch.as_tensor(fixed.centre.copy())
+    turn, images = linear(3), []
+    for place in (points, turn.map(points) - torch.tensor([60.0, 0.0, 0.0])):
+        soft = torch.exp(-(place / torch.tensor([9.0, 5.0, 12.0])).square().sum(-1))
+        images.append(Volume((soft + torch.exp(-(place - 8).square().sum(-1) / 40))[None].float(), fixed))
+    made = register(*images, representation=representation, preset="fast", device="cpu", threads=1)
+    made.save(tmp_path)
+    assert float((made.forward.matrix[:3, :3] - torch.eye(3)).abs().max()) > 0.2
+    for name, image in zip(("fixed", "moving"), images, strict=True):
+        write_volume(image, tmp_path / f"{name}.nrrd")
+    arguments = ["--transform", "forward.h5", "--inverse", "inverse.h5", "--fixed", "fixed.nrrd"]
+    paths = [a if a.startswith("--") else str(tmp_path / a) for a in (*arguments, "--moving", "moving.nrrd")]
+    assert cli.main(["evaluate", *paths, "--json"]) == 0
+    for numbers in (made.quality, json.loads(capsys.readouterr().out)):
+        for space in (numbers, numbers["moving_space"]):
+            assert space["inverse_consistency"]["max_mm"] < 1e-3
+            assert space["inverse_consistency"]["covered_percent"] > 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +201,17 @@ def test_a_template_is_not_overwritten_nor_taken_for_another(
     counted: list[int] = []
     numbers = build_template(sources, built[0], 1, FAST, resume=True, counted=lambda k, n: counted.append(k))
     assert numbers == built[1] and counted == [0, 1]
+
+
+def test_resuming_makes_an_average_again_that_is_lost(
+    built: tuple[Path, list[Numbers]], sources: list[Source], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(built[0], tmp_path / "template"))
+    (folder / "template-1.nii.gz").write_bytes(b"")
+    numbers = build_template(sources, folder, 1, FAST, Work(1), resume=True)
+    assert numbers == built[1]
+    before, after = (read_volume(path / "template-1.nii.gz").data for path in (built[0], folder))
+    assert torch.equal(before, after)
 
 
 def test_what_cannot_become_a_template(sources: list[Source], tmp_path: Path) -> None:

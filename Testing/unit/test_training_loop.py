@@ -322,6 +322,27 @@ def test_a_step_without_a_finite_gradient_is_skipped(tmp_path: Path) -> None:
     assert [row["step"] for row in lines(tmp_path / "a") if "terms" in row][:3] == [1, 3, 4]
 
 
+def test_weights_are_not_overwritten_where_their_checkpoint_is_gone(tmp_path: Path) -> None:
+    train(options(tmp_path, steps=2), Task())
+    (tmp_path / CHECKPOINT).unlink()
+    before = (tmp_path / "weights.pt").read_bytes()
+    with pytest.raises(InputError, match="holds the weights of a training"):
+        train(options(tmp_path, steps=2, seed=5), Task())
+    assert (tmp_path / "weights.pt").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [{"step": "a"}, {"step": -1}, {"stage": None}, {"network": []}, {"settings": "{}"}, {"settings": "[]"}],
+)
+def test_a_checkpoint_that_cannot_be_is_refused_in_a_sentence(tmp_path: Path, forged: dict[str, Any]) -> None:
+    train(options(tmp_path, steps=2), Task())
+    file = tmp_path / CHECKPOINT
+    torch.save(torch.load(file, weights_only=True) | forged, file)
+    with pytest.raises(InputError, match=r"is damaged\.|does not say what is trained"):
+        train(resumed(tmp_path), Task())
+
+
 def test_many_in_a_row_end_the_training_with_the_last_good_state(tmp_path: Path) -> None:
     with pytest.raises(RegistrationError, match="not a finite number for 30 steps in a row"):
         train(options(tmp_path / "a", steps=200), Sick(lambda call: call > 4))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from DeepRegistrationLib import weights
-from DeepRegistrationLib.errors import InputError, OutputError
+from DeepRegistrationLib.errors import InputError, NotAvailableError, OutputError
 from DeepRegistrationLib.weights import load_weights, save_weights, shipped_weights
 from torch import Tensor, nn
 
@@ -116,6 +117,59 @@ def test_code_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     torch.save(network(), tmp_path / "module.pt")
     assert "could run code" in sentence(tmp_path / "module.pt")
     assert not (tmp_path / "exploded").exists()
+
+
+def test_versions_of_torch_that_a_file_can_make_run_code_read_the_shipped_files_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "w.pt")
+    monkeypatch.delenv(weights.ELSEWHERE, raising=False)
+    shipped = shipped_weights("dio", 3)
+    assert shipped is not None
+    for version in ("2.5.1+cpu", "2.9.1", "1.13.0a0"):
+        monkeypatch.setattr(torch, "__version__", version)
+        with pytest.raises(NotAvailableError, match=r"install PyTorch 2\.10 or newer"):
+            load_weights(tmp_path / "w.pt")
+        assert load_weights(shipped).method == "dio"
+    monkeypatch.setattr(torch, "__version__", "2.10.0")
+    assert load_weights(tmp_path / "w.pt").method == "dio"
+
+
+def test_a_compressed_archive_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor one whose directory says that it holds more than the file has."""
+    save(tmp_path / "w.pt")
+    monkeypatch.setattr(torch, "load", lambda *a, **b: pytest.fail("unpacked"))
+    with zipfile.ZipFile(tmp_path / "w.pt") as plain, zipfile.ZipFile(tmp_path / "c.pt", "w", 8) as packed:
+        for entry in plain.infolist():
+            packed.writestr(entry.filename, plain.read(entry))
+    assert "compressed archive" in sentence(tmp_path / "c.pt")
+    content = bytearray((tmp_path / "w.pt").read_bytes())
+    place = content.index(b"PK\x01\x02") + 24  # sizes of the first entry in the directory
+    content[place : place + 4] = (2**31).to_bytes(4, "little")
+    (tmp_path / "w.pt").write_bytes(content)
+    assert "damaged" in sentence(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e38])
+@pytest.mark.parametrize("half", [False, True])
+def test_numbers_that_no_trained_network_has(tmp_path: Path, number: float, half: bool) -> None:
+    state = {"a": torch.ones(4), "b": torch.tensor([0.5, number])}
+    save(tmp_path / "w.pt", half, state)
+    assert "no trained network has" in sentence(tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize(
+    "convention",
+    [
+        *({"shape": s} for s in ([-4, 4], [0, 4], ["a", 4], [4], [4, 4, 4], [1e300, 4], [10**9, 4], 5, "ab")),
+        *({"shape": s} for s in ({"a": 1, "b": 2}, [None, None], [True, True])),
+        *({"shape": [4, 4], "stage": s} for s in (-1, 10**9, "a", None)),
+        *({"shape": [4, 4], "voxel_mm": v} for v in (-1, "a", float("nan"), 1e9)),
+    ],
+)
+def test_images_that_cannot_be(tmp_path: Path, convention: dict[str, object]) -> None:
+    save_weights(tmp_path / "w.pt", "dio", "small", 2, network().state_dict(), convention, RECORD)
+    assert "in a way that can be used" in sentence(tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize("share", [0.01, 0.3, 0.7, 0.99])

@@ -17,6 +17,7 @@ import pytest
 import torch
 from DeepRegistrationLib import register
 from DeepRegistrationLib.field import Field
+from DeepRegistrationLib.folder_lock import hold
 from DeepRegistrationLib.frame import Frame, Volume
 from DeepRegistrationLib.transforms import FieldTransform, LinearTransform
 from DeepRegistrationLib.worker.client import (
@@ -112,7 +113,7 @@ def works(client: WorkerClient) -> None:
 
 def jobs(folder: Path) -> list[Path]:
     """What is left of jobs, in every worker's folder."""
-    return [path for worker in folder.iterdir() for path in worker.iterdir()]
+    return [path for worker in folder.iterdir() for path in worker.iterdir() if path.name != ".lock"]
 
 
 def test_the_workers_results_are_the_engines_bit_for_bit(client: WorkerClient, tmp_path: Path) -> None:
@@ -330,17 +331,28 @@ def test_a_parent_that_ends_takes_the_worker_along(tmp_path: Path) -> None:
 
 
 def test_folders_of_the_living_and_of_others_stay(tmp_path: Path) -> None:
-    """Others are those of processes on another machine, too, that uses the same place."""
+    """The lock in a folder tells, and no number of a process: that of another container's is not seen here,
+    and that of one which has ended is given to another. Others are those on another machine, too."""
     client = WorkerClient(temporary=tmp_path)
     client.start()
     (mine,) = tmp_path.iterdir()
-    dead = tmp_path / mine.name.replace(f"-{os.getpid()}-", "-999999999-")
-    elsewhere, other = tmp_path / "deepregistration-01234567-999999999-ab12", tmp_path / "x"
-    for folder in (dead, elsewhere, other):
+    start = mine.name.rpartition("-")[0]
+    dead, held, empty = (tmp_path / f"{start}-{name}" for name in ("dead", "held", "empty"))
+    elsewhere, other = tmp_path / "deepregistration-01234567-ab12", tmp_path / "x"
+    for folder in (dead, held, empty, elsewhere, other):
         folder.mkdir()
+        if folder not in (empty, other):
+            hold(folder).close()
+    (dead / "job-1").mkdir()
+    (dead / "job-1" / "in-fixed.npy").write_text("a patient's image")
+    with hold(held):
+        clear_stale_folders(tmp_path)
+        assert {*tmp_path.iterdir()} == {mine, held, empty, elsewhere, other}
+        assert client.state == "idle" and mine.is_dir()
     clear_stale_folders(tmp_path)
-    assert dead != mine and {*tmp_path.iterdir()} == {mine, elsewhere, other}
+    assert {*tmp_path.iterdir()} == {mine, empty, elsewhere, other}
     client.stop()
+    assert not mine.exists()
 
 
 def test_which_python(tmp_path: Path) -> None:

@@ -102,12 +102,12 @@ def entry_of(row: Row, folder: Path, outcome: Outcome | None) -> Entry:
 def ranked(entries: Sequence[Entry]) -> tuple[list[Entry], str]:
     """The entries, worst first, and by what.
 
-    Those without results come first; then by the mean overlap of labels if all have it, by the mean landmark
-    error if all have that, otherwise by the images' correlation, or their mutual information where a pair has
-    two contrasts.
+    Those without results come first, then those without the number that most have: the mean overlap of labels
+    or else the mean landmark error; otherwise the images' correlation, or their mutual information where a
+    pair has two contrasts.
     """
     done = [entry for entry in entries if entry.state == "done"]
-    one = all(e.quality.get("parameters", {}).get("similarity_used") in _ONE_CONTRAST for e in done)
+    used = {e.quality.get("parameters", {}).get("similarity_used") for e in done} - {None}
     measures: tuple[tuple[str, str, bool], ...] = (
         ("dice_after", "Dice", False),
         ("landmarks_after_mm", "landmark error", True),
@@ -115,16 +115,17 @@ def ranked(entries: Sequence[Entry]) -> tuple[list[Entry], str]:
         ("nmi_after", "mutual information", False),
     )
     for column, name, large_is_bad in measures:
-        if column == "ncc_after" and not one:
+        if column == "ncc_after" and not used <= _ONE_CONTRAST:
             continue
-        if done and all(entry.number(column) is not None for entry in done):
+        if 2 * sum(entry.number(column) is not None for entry in done) > len(done):
             return sorted(entries, key=_badness(column, large_is_bad)), name
     return sorted(entries, key=lambda entry: entry.state == "done"), "order"
 
 
-def _badness(column: str, large_is_bad: bool) -> Callable[[Entry], tuple[bool, float]]:
-    def key(entry: Entry) -> tuple[bool, float]:
+def _badness(column: str, large_is_bad: bool) -> Callable[[Entry], tuple[bool, bool, float]]:
+    def key(entry: Entry) -> tuple[bool, bool, float]:
         value = entry.number(column)
-        return entry.state == "done", 0.0 if value is None else -value if large_is_bad else value
+        order = 0.0 if value is None else -value if large_is_bad else value
+        return entry.state == "done", value is not None, order
 
     return key

@@ -15,6 +15,9 @@ PICTURE = "picture.jpg"
 RECORD = "pair.json"
 """What a finished pair's folder holds besides the results: options, inputs and the names of the files."""
 
+TABLE, PAGE = "summary.csv", "summary.html"
+"""What a batch's folder holds besides the pairs' folders: the numbers of all, and a page that shows them."""
+
 _FILES = (
     "forward.h5",
     "inverse.h5",
@@ -90,6 +93,8 @@ def name_complaint(name: str) -> str | None:
         return r'characters such as / \ : * ? " < > | and line breaks are not possible'
     if len(name.encode()) > _LONGEST:
         return f"it has more than {_LONGEST} characters"
+    if name.lower() in (TABLE, PAGE):
+        return "the summary has that name"
     return "the system keeps it for itself" if name.split(".")[0].lower() in _RESERVED else None
 
 

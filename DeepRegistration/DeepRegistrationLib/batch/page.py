@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import base64
 import html
+import os
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from string import Template
 
 from ..verdict import BAD, GOOD, LOOK
 from .entries import Entry
+from .rows import FILES
 
 _CLASSES = {GOOD: "good", LOOK: "warning", BAD: "error"}
 
@@ -22,6 +26,9 @@ _SHOWN = (
     ("seconds", 1, None, "seconds", None),
 )
 
+_FOLDERS = re.compile(r"(?<![\w.:/\\<])(?:[A-Za-z]:)?[/\\](?:[^\s/\\\"'<>|:]+[/\\])*(?=[^\s/\\])")
+"""The folders of an absolute path."""
+
 _PAGE = Template("""<!doctype html>
 <html lang="en">
 <head>
@@ -34,12 +41,14 @@ _PAGE = Template("""<!doctype html>
 body { font: 15px/1.45 system-ui, sans-serif; margin: 0; color: #1d232b; background: #f5f6f8; }
 header { padding: 14px 22px; background: #fff; border-bottom: 1px solid #d9dde3; }
 h1 { font-size: 19px; margin: 0; } header p { margin: 2px 0 0; color: #4a5563; }
-main { display: grid; grid-template-columns: minmax(430px, 2fr) 5fr; }
+main { display: grid; grid-template-columns: fit-content(58%) minmax(0, 1fr); }
 nav { height: calc(100vh - 76px); overflow: auto; border-right: 1px solid #d9dde3; background: #fff; }
-table { border-collapse: collapse; width: 100%; }
-th, td { padding: 4px 9px; text-align: right; white-space: nowrap; }
+table { border-collapse: collapse; width: 100%; font-size: 13px; }
+th, td { padding: 4px 8px; text-align: right; }
+td { white-space: pre; }
 th { position: sticky; top: 0; background: #eef0f3; font-weight: 600; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+td:first-child { min-width: 9em; }
 tbody tr { cursor: pointer; border-bottom: 1px solid #eceef1; }
 tbody tr[aria-selected=true] { background: #dbe9ff; }
 tr.failed td:first-child { color: #a8201a; font-weight: 600; }
@@ -100,7 +109,7 @@ def written_page(entries: Sequence[Entry], pictures: Sequence[bytes | None], mea
     text += f", {failed} failed" if failed else ""
     text += f". Worst first, by {measure}." if done and measure != "order" else "."
     if any(entry.number(c[4]) is not None for c in columns if c[4] for entry in entries):
-        text += " After the bar: the inverse transform, measured on the moving image."
+        text += " Below, after the bar: the inverse transform, measured on the moving image."
     return _PAGE.substitute(
         title="Registrations",
         text=html.escape(text),
@@ -119,23 +128,43 @@ def _row(entry: Entry, columns: Sequence[tuple]) -> str:
         told = ["-" if value is None else f"{value:.{digits}f}" for value in values]
         text = " \N{RIGHTWARDS ARROW} ".join(told)
         other = None if inverse is None else entry.number(inverse)
-        text += "" if other is None else f" | {other:.{digits}f}"
+        text += "" if other is None else f"\n| {other:.{digits}f}"
         cells.append(text if entry.state == "done" else "")
     inside = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
     return f'<tr class="{"done" if entry.state == "done" else "failed"}">{inside}</tr>'
 
 
+def without_folders(text: str, folders: Sequence[str]) -> str:
+    """A text with the names of files, but not where they lie: that may be a user's or a patient's name.
+
+    Args:
+        text: any.
+        folders: absolute ones that are known to occur, also with spaces in their names.
+    """
+    known = [path for folder in (*folders, os.path.expanduser("~")) for path in _with_parents(folder)]
+    for path in sorted(set(known), key=len, reverse=True):
+        text = text.replace(os.path.join(path, ""), "")
+    return _FOLDERS.sub("", text)
+
+
+def _with_parents(folder: str) -> list[str]:
+    return [str(path) for path in (Path(folder), *Path(folder).parents)[:-1]]
+
+
 def _article(entry: Entry, picture: bytes | None) -> str:
     parts = [f"<h2>{html.escape(entry.row.name)}</h2>"]
     options = entry.row.options
-    parts.append(f"<p>fixed {html.escape(options['fixed'])}<br>moving {html.escape(options['moving'])}</p>")
+    folders = [os.path.dirname(options[key]) for key in FILES if options.get(key)]
+
+    def shown(text: str) -> str:
+        return html.escape(without_folders(text, (*folders, str(entry.folder.absolute().parent))))
+
+    parts.append(f"<p>fixed {shown(options['fixed'])}<br>moving {shown(options['moving'])}</p>")
     if entry.state != "done":
-        parts.append(f'<p class="error">{html.escape(entry.sentence)}</p>')
+        parts.append(f'<p class="error">{shown(entry.sentence)}</p>')
     if entry.details:
-        parts.append(f"<details><summary>Log</summary><pre>{html.escape(entry.details)}</pre></details>")
-    parts += [
-        f'<p class="{_CLASSES[finding.level]}">{html.escape(finding.text)}</p>' for finding in entry.findings
-    ]
+        parts.append(f"<details><summary>Log</summary><pre>{shown(entry.details)}</pre></details>")
+    parts += [f'<p class="{_CLASSES[finding.level]}">{shown(finding.text)}</p>' for finding in entry.findings]
     if picture is not None:
         data = base64.b64encode(picture).decode("ascii")
         parts.append(f'<img alt="before and after" src="data:image/jpeg;base64,{data}">')

@@ -36,16 +36,18 @@ class Task:
         options: keyword options of `pipeline.register`; absolute paths.
         parent: the batch's folder, an absolute path.
         picture: whether to draw one.
+        minutes: after which the pair is given up; None is never.
     """
 
     name: str
     options: Mapping[str, Any]
     parent: str
     picture: bool = True
+    minutes: float | None = None
 
     @classmethod
-    def of(cls, row: Row, parent: Path, picture: bool = True) -> Task:
-        return cls(row.name, row.options, str(parent.resolve()), picture)
+    def of(cls, row: Row, parent: Path, picture: bool = True, minutes: float | None = None) -> Task:
+        return cls(row.name, row.options, str(parent.resolve()), picture, minutes)
 
     @property
     def folder(self) -> Path:
@@ -70,7 +72,7 @@ class Task:
 
 
 def finished(task: Task) -> bool:
-    """Whether the task's results are there.
+    """Whether the task's results are there, each file of the size in which it was written.
 
     Raises:
         InputError: there is something else of that name: other options, other inputs, no results at all.
@@ -87,16 +89,26 @@ def finished(task: Task) -> bool:
         ) from error
     wanted = json.loads(json.dumps(task.record()))
     if there == wanted:
-        return True
+        return _whole(folder, known)
     what = next((k for k in there["inputs"] if there["inputs"][k] != wanted["inputs"].get(k)), None)
     if there["options"] != wanted["options"] or what is None:
         raise InputError(f"{folder} was made with other options; choose another folder, or remove it.")
     raise InputError(f"The {what.replace('_', ' ')} has changed since {folder} was made; remove that folder.")
 
 
+def _whole(folder: Path, record: Mapping[str, Any]) -> bool:
+    try:
+        sizes = {str(name): int(size) for name, size in record["bytes"].items()}
+        names = {str(name) for name in record["files"].values()}
+        return names == sizes.keys() and all((folder / n).stat().st_size == s for n, s in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        return False
+
+
 def register_pair(task: Task, progress: ProgressCallback, cancel: CancelToken) -> None:
     """Register the pair, and let its folder appear, complete: the results under their names
-    (`names.file_names`), the picture and the record. A folder that is there already stays.
+    (`names.file_names`), the picture and the record. A folder that is there and complete stays; in one that
+    has lost files, or parts of them, they are replaced.
 
     Raises:
         RegistrationError: as `pipeline.register` and `Registration.save`.
@@ -114,20 +126,22 @@ def register_pair(task: Task, progress: ProgressCallback, cancel: CancelToken) -
     fixed, moving = (read_volume(options.pop(role)) for role in ("fixed", "moving"))
     registration = register(fixed, moving, **options, progress=progress, cancel=cancel)
     names = file_names(task.options["fixed"], task.options["moving"])
-    with _published(task.folder) as hidden:
+    with _published(task) as hidden:
         registration.save(hidden)
         written = {name: names[name] for name in sorted(os.listdir(hidden))}
         for name, final in written.items():
             os.replace(hidden / name, hidden / final)
         if task.picture:
             _draw(hidden / PICTURE, fixed, moving, registration)
-        record |= {"files": written, "version": __version__}
+        sizes = {name: (hidden / name).stat().st_size for name in written.values()}
+        record |= {"files": written, "bytes": sizes, "version": __version__}
         write_text(hidden / RECORD, json.dumps(record, indent=2) + "\n")
 
 
 @contextmanager
-def _published(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside `folder`, which gets its name when all goes well and is removed otherwise."""
+def _published(task: Task) -> Iterator[Path]:
+    """A hidden folder beside the task's, which gets its name when all goes well and is removed otherwise."""
+    folder = task.folder
     hidden = folder.with_name(f"{_HIDDEN}{uuid.uuid4().hex[:12]}")
     try:
         hidden.mkdir(parents=True)
@@ -135,9 +149,11 @@ def _published(folder: Path) -> Iterator[Path]:
         try:
             os.rename(hidden, folder)
         except OSError:
-            # another process was faster, with the same results
             if not (folder / RECORD).is_file():
                 raise
+            if not finished(task):  # otherwise another process was faster, with the same results
+                for name in sorted(os.listdir(hidden), key=lambda name: name == RECORD):  # the record last
+                    os.replace(hidden / name, folder / name)
     except OutputError as error:
         raise OutputError(str(error).replace(str(hidden), str(folder))) from error
     except OSError as error:

@@ -29,7 +29,7 @@ class Outcome:
         name: of the task.
         done: whether its results are there.
         sentence: why not, for the user.
-        kind: as `worker.client.Failed.kind`.
+        kind: as `worker.client.Failed.kind`, ``cancelled``, or ``time`` where it took too long.
         details: for the log.
     """
 
@@ -129,13 +129,19 @@ class _Slot:
         self.client = WorkerClient(environment=environment)
         self.task: Task | None = None
         self.fraction = 0.0
+        self._begun, self._late = 0.0, False
 
     def begin(self, task: Task) -> None:
         self.task, self.fraction = task, 0.0
+        self._begun, self._late = time.monotonic(), False
         self.client.submit("pair", asdict(task))
 
     def news(self) -> Iterator[tuple[Outcome, Task]]:
-        """The outcome of the task, once there."""
+        """The outcome of the task, once there; one that takes too long is ended."""
+        limit = None if self.task is None else self.task.minutes
+        if limit is not None and not self._late and time.monotonic() - self._begun > 60 * limit:
+            self._late = True
+            self.client.cancel()
         for event in self.client.poll():
             if self.task is None:
                 continue
@@ -155,6 +161,11 @@ class _Slot:
             return Outcome(task.name, True)
         elif isinstance(event, Failed):
             return Outcome(task.name, False, event.sentence, event.kind, event.details)
+        elif isinstance(event, JobCancelled) and self._late:
+            sentence = (
+                f"It was given up after {task.minutes:g} minutes, the limit for a pair (--pair-minutes)."
+            )
+            return Outcome(task.name, False, sentence, "time")
         elif isinstance(event, JobCancelled):
             return Outcome(task.name, False, "It was cancelled.", "cancelled")
         return None

@@ -17,6 +17,7 @@ from typing import Any
 
 from .. import catalogue
 from ..errors import InputError
+from ..thread_count import check_threads
 from .names import name_complaint, pair_name
 
 FILES = (
@@ -104,7 +105,7 @@ def read_table(path: str | Path, defaults: Mapping[str, Any]) -> list[Row]:
             given = {key: cell.strip() for key, cell in zip(header, cells, strict=False) if cell.strip()}
             rows.append(_row(number, given, defaults, path.parent))
         except InputError as error:
-            complaints.append((number, str(error)))
+            complaints.append((number, str(error).removesuffix(".")))
     _complain(f"of {path}", complaints)
     if not rows:
         raise InputError(f"{path} has no rows.")
@@ -136,7 +137,7 @@ def rows_of_files(fixed: str, moving: Sequence[str], defaults: Mapping[str, Any]
                     given[key] = fill(str(defaults[key]))
             rows.append(_row(number, given, defaults, Path()))
         except InputError as error:
-            complaints.append((number, str(error)))
+            complaints.append((number, str(error).removesuffix(".")))
     _complain("", complaints)
     if not rows:
         raise InputError("There is no moving image besides the fixed one.")
@@ -229,8 +230,8 @@ def _value(key: str, cell: str, folder: Path) -> Any:
         except ValueError:
             what = "a whole number" if NUMBERS[key] is int else "a number"
             raise InputError(f"{key} is '{cell}', which is not {what}") from None
-        if key == "threads" and value < 1:
-            raise InputError("threads must be at least 1")
+        if key == "threads":
+            check_threads(value, key)
         if key == "output_spacing" and not 0 < value < 1000:
             raise InputError("output_spacing must be a positive number of millimetres")
         return value

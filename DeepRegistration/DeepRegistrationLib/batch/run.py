@@ -9,16 +9,22 @@ from typing import TYPE_CHECKING
 
 from ..errors import InputError, OutputError
 from ..folder_lock import locked
+from ..overwriting import check_overwriting
 from ..progress import CancelToken, ProgressCallback, Reporter
 from .entries import Entry, entry_of
+from .names import PAGE, TABLE
 from .pair import Task, finished, remove_unfinished
 from .pool import Outcome, Pool
-from .rows import Row, check_rows
+from .rows import FILES, Row, check_rows
 from .size import workers_for
 from .summary import write_summary
 
 if TYPE_CHECKING:
     from .cluster import Cluster
+
+
+LONGEST_MINUTES = 24 * 60.0
+"""For a pair, unless somebody says otherwise: none needs so long that does not hang."""
 
 
 def run_batch(
@@ -32,6 +38,7 @@ def run_batch(
     cancel: CancelToken | None = None,
     told: Callable[[Outcome, int], None] | None = None,
     picture: bool = True,
+    pair_minutes: float | None = LONGEST_MINUTES,
 ) -> list[Entry]:
     """Register every row's pair.
 
@@ -44,10 +51,12 @@ def run_batch(
         folder: where the results go.
         workers: processes on this machine; None takes as many as processors and memory allow.
         scheduler: address of a Dask cluster that is to do the work instead.
-        resume: whether finished pairs may be there; they are kept, failed ones are tried again.
+        resume: whether finished pairs may be there; they are kept, failed ones and those that have lost
+            files are done again.
         progress, cancel: as of `pipeline.register`; the stage says how many pairs are over.
         told: called with each outcome and how many rows are over with it.
         picture: whether each pair gets one.
+        pair_minutes: after which a pair that is not finished is given up, as one that fails; None is never.
 
     Returns:
         What there is to say about each row, in the rows' order.
@@ -64,13 +73,18 @@ def run_batch(
         raise InputError("There is nothing to do.")
     if workers is not None and workers < 1:
         raise InputError("The number of workers must be at least one.")
+    check_minutes(pair_minutes)
+    for row in rows:
+        inputs = {key: row.options.get(key) for key in FILES}
+        check_overwriting([folder / name for name in (TABLE, PAGE)], inputs)
     with locked(folder):
         remove_unfinished(folder)
-        tasks = {row.name: Task.of(row, folder, picture) for row in rows}
+        tasks = {row.name: Task.of(row, folder, picture, pair_minutes) for row in rows}
         over = {name: Outcome(name, True) for name, task in tasks.items() if finished(task)}
-        if over and not resume:
+        there = sum(task.folder.exists() for task in tasks.values())
+        if there and not resume:
             raise InputError(
-                f"{folder} holds {len(over)} of these {len(rows)} pairs already; "
+                f"{folder} holds {there} of these {len(rows)} pairs already; "
                 "go on with --resume, or choose another folder."
             )
         todo = [task for name, task in tasks.items() if name not in over]
@@ -83,6 +97,12 @@ def run_batch(
             write_summary(entries, folder)
     report("Done", 1.0)
     return entries
+
+
+def check_minutes(minutes: float | None) -> None:
+    """Raise InputError unless a limit for a pair is a positive number of minutes, or None."""
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise InputError("The minutes for a pair must be a number above 0.")
 
 
 def _work(

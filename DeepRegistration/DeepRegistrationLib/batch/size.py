@@ -15,7 +15,7 @@ from ..file_checks import itk_name, quiet_itk
 from ..frame import Frame
 from ..io import frame_from_sitk
 from ..memory import Request
-from ..worker.environment import processors
+from ..thread_count import processors
 from .rows import Row
 
 _PROCESS_BYTES = 600 << 20

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from ..atomic import write_text
 from ..verdict import GOOD
 from .entries import NUMBERS, Entry, ranked
-from .names import PICTURE
+from .names import PAGE, PICTURE, TABLE
 from .page import written_page
 
-TABLE, PAGE = "summary.csv", "summary.html"
+_FORMULA = ("=", "+", "-", "@")
+"""Cells that begin with these are computed by spreadsheets."""
 
 
 def write_summary(entries: Sequence[Entry], folder: Path) -> None:
@@ -42,10 +44,18 @@ def _table(entries: Sequence[Entry]) -> str:
         options = entry.row.options
         numbers = [_cell(entry.number(column)) for column in columns]
         findings = " ".join(finding.text for finding in entry.findings if finding.level != GOOD)
-        start = (entry.row.number, entry.row.name, entry.state, entry.level)
-        pair = (options["fixed"], options["moving"])
-        writer.writerow((*start, *pair, *numbers, findings, entry.sentence))
+        name, fixed, moving, findings, sentence = map(
+            _text, (entry.row.name, options["fixed"], options["moving"], findings, entry.sentence)
+        )
+        start = (entry.row.number, name, entry.state, entry.level, fixed, moving)
+        writer.writerow((*start, *numbers, findings, sentence))
     return text.getvalue()
+
+
+def _text(value: str) -> str:
+    """A cell of one line that spreadsheets take for text: an apostrophe before what would be a formula."""
+    value = re.sub(r"[\t\r\n]+", " ", value).strip()
+    return f"'{value}" if value.startswith(_FORMULA) else value
 
 
 def _cell(value: float | None) -> str:

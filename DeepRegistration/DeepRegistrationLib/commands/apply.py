@@ -15,6 +15,7 @@ from ..frame import Frame
 from ..io import Source, frame_from_sitk, read_labels, read_volume, set_frame, volume_to_sitk, write_volume
 from ..landmark_pairing import unused_points
 from ..landmarks import Landmarks, read_landmarks, write_landmarks
+from ..overwriting import check_overwriting
 from ..transform_files import read_transform_file
 from ..transform_parts import field_and_linear, outside_caution
 from ..verdict import LOOK
@@ -28,6 +29,8 @@ _LANDMARK_FILES = (".json", ".fcsv", ".csv")
 
 def run(options: argparse.Namespace) -> None:
     """Read, map, write."""
+    inputs = ("transform", "input", "reference")
+    check_overwriting([options.output], {key: getattr(options, key) for key in inputs})
     if str(options.input).lower().endswith(_LANDMARK_FILES):
         landmarks = read_landmarks(options.input)
         transform = read_transform_file(options.transform)

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..batch.entries import Entry
+from ..batch.names import PAGE, TABLE
 from ..batch.pool import Outcome
 from ..batch.rows import OPTIONS, Row, read_table, rows_of_files
 from ..batch.run import run_batch
-from ..batch.summary import PAGE, TABLE
 from ..errors import Cancelled, InputError
+from ..overwriting import check_overwriting
+from ..thread_count import check_threads
 from .files import check_folder
 from .progress import shown_progress
 from .stopping import INTERRUPTED, stoppable
@@ -23,7 +25,8 @@ def run(options: argparse.Namespace) -> int:
     """Do the rows, tell how each ended unless asked to be quiet; returns the exit code."""
     folder = Path(options.out)
     rows = _rows(options)
-    check_folder(folder)
+    check_folder(folder, (TABLE, PAGE))
+    check_overwriting([folder / name for name in (TABLE, PAGE)], {"table": options.table})
     with stoppable() as cancel, shown_progress(options.quiet, options.json_progress) as progress:
         clear = getattr(progress, "clear", lambda: None)  # a bar makes room for the line
 
@@ -45,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
                 progress=progress,
                 cancel=cancel,
                 told=told,
+                pair_minutes=options.pair_minutes,
             )
         except (Cancelled, KeyboardInterrupt):
             clear()
@@ -63,8 +67,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _rows(options: argparse.Namespace) -> list[Row]:
     defaults = {key: value for key in OPTIONS if (value := getattr(options, key)) not in (None, False)}
-    if options.threads is not None and options.threads < 1:
-        raise InputError("--threads must be at least 1.")
+    check_threads(options.threads, "--threads")
     if options.table is not None:
         if options.moving is not None:
             raise InputError("Give a table, or --fixed and --moving, but not both.")

@@ -20,10 +20,14 @@ from ..quality import label_numbers, warped_labels
 from ..registration import OUTPUTS, Registration
 from .evaluate import common_labels
 from .files import check_folder, results
+from .made_files import check_own, write_record
 from .progress import shown_progress
 from .tables import Row, quality_rows, table
 
 PICTURE = "registration.png"
+RECORD = "demo.json"
+"""Which files the demo wrote; it replaces no others."""
+
 PAIR_FILES = (
     "fixed.nii.gz",
     "moving.nii.gz",
@@ -37,11 +41,14 @@ PAIR_FILES = (
 def run(options: argparse.Namespace) -> None:
     """Make the pair, register it with the defaults, print the table, write everything."""
     folder = Path(options.out)
-    check_folder(folder)
+    names = PAIR_FILES if options.pair_only else (*PAIR_FILES, *OUTPUTS, PICTURE)
+    check_folder(folder, (*names, RECORD))
+    check_own(folder / RECORD, names)
     pair = demo_pair()
     if options.pair_only:
-        with results(folder, PAIR_FILES):
+        with results(folder, (*names, RECORD)):
             save_pair(pair, folder)
+            write_record(folder / RECORD, names)
         print(f"The pair is in {folder}.")
         return
     with shown_progress(quiet=False, json_lines=False) as progress:
@@ -53,10 +60,11 @@ def run(options: argparse.Namespace) -> None:
         )
     quality = {**registration.quality, **overlaps(pair, registration)}
     errors = known_errors(pair, registration.forward_field)
-    with results(folder, (*PAIR_FILES, *OUTPUTS, PICTURE)):
+    with results(folder, (*names, RECORD)):
         registration.save(folder)
         save_pair(pair, folder)
         save_picture(pair, registration, folder / PICTURE, f"MEAN ERROR {errors['after'][0]:.2f} MM")
+        write_record(folder / RECORD, names)
     print(table([*quality_rows(quality), *error_rows(errors)]))
     print(f"\n{quality['seconds']['total']:.1f} s; look at {folder / PICTURE}; all the rest is in {folder}")
 

@@ -11,12 +11,16 @@ from ..errors import InputError, OutputError
 from ..file_checks import itk_name
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, names: Sequence[str] = ()) -> None:
     """Complain early about a result folder that cannot be used.
+
+    Args:
+        folder: for the results.
+        names: of their files.
 
     Raises:
         InputError: there is a file of that name.
-        OutputError: it cannot be written to.
+        OutputError: it cannot be written to, or has a folder in the place of a file.
     """
     try:
         nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
@@ -27,6 +31,9 @@ def check_folder(folder: Path) -> None:
         raise InputError(f"{nearest} is a file; the results need a folder.")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise OutputError(f"Writing in the folder {nearest} is not allowed.")
+    for name in names:
+        if (folder / name).is_dir():
+            raise OutputError(f"The results need a file {folder / name}, but that is a folder.")
 
 
 @contextmanager

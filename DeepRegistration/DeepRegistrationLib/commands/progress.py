@@ -8,10 +8,11 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from ..progress import Progress, ProgressCallback
+from ..streams import StreamError
 
 _INTERVAL = 0.1
 """Seconds between two pictures of the bar."""
@@ -47,8 +48,9 @@ def json_reporter(stream: TextIO, clock: Callable[[], float] = time.perf_counter
             "objective": value if value is not None and math.isfinite(value) else None,
             "seconds": round(clock() - start, 3),
         }
-        stream.write(json.dumps(line) + "\n")
-        stream.flush()
+        with suppress(StreamError):  # the results do not depend on who hears of the steps
+            stream.write(json.dumps(line) + "\n")
+            stream.flush()
 
     return report
 

@@ -10,13 +10,16 @@ import SimpleITK as sitk
 
 from .. import resources
 from ..allocator import map_large_blocks
+from ..batch.rows import FILES
 from ..errors import InputError
 from ..inputs import check_output_spacing
 from ..io import read_frame, read_labels
 from ..memory import PROGRAM, Request, fitting, in_voxels, in_words, usable
 from ..options import Options
+from ..overwriting import check_overwriting
 from ..pipeline import register
 from ..registration import FEATURE_OUTPUTS, OUTPUTS
+from ..thread_count import check_threads
 from .files import check_folder, results
 from .progress import shown_progress
 from .tables import quality_rows, table
@@ -29,13 +32,14 @@ _LARGE = 40_000_000
 def run(options: argparse.Namespace) -> None:
     """Register, save, and say how it went unless asked to be quiet."""
     folder = Path(options.out)
-    check_folder(folder)
+    names = (*OUTPUTS, *FEATURE_OUTPUTS) if options.features else OUTPUTS
+    check_folder(folder, names)
+    check_threads(options.threads, "--threads")
+    check_overwriting([folder / name for name in names], {key: getattr(options, key) for key in FILES})
     if options.dry_run:
         dry_run(options)
         return
     if options.threads is not None:
-        if options.threads < 1:
-            raise InputError("--threads must be at least 1.")
         sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(options.threads)
     if max(_bytes(options.fixed), _bytes(options.moving)) > _LARGE:
         map_large_blocks()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ..progress import CancelToken
+from ..stop_signals import stop_signals
 
 INTERRUPTED = 130
 """The exit code."""
@@ -15,7 +16,8 @@ INTERRUPTED = 130
 
 @contextmanager
 def stoppable() -> Iterator[CancelToken]:
-    """A token that the first interrupt or polite kill sets; the second one interrupts at once."""
+    """A token that the first interrupt, polite kill or end of the terminal sets; the second one interrupts at
+    once."""
     cancel = CancelToken()
     if threading.current_thread() is not threading.main_thread():
         yield cancel
@@ -26,7 +28,7 @@ def stoppable() -> Iterator[CancelToken]:
             raise KeyboardInterrupt
         cancel.cancel()
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, *stop_signals())}
     try:
         yield cancel
     finally:

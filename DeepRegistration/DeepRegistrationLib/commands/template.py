@@ -14,6 +14,7 @@ from ..batch.rows import matched
 from ..errors import Cancelled, InputError
 from ..template.average import Numbers, Source
 from ..template.build import MAPS, Work, build_template, template_name
+from ..thread_count import check_threads
 from .files import check_folder
 from .progress import shown_progress
 from .stopping import INTERRUPTED, stoppable
@@ -39,10 +40,9 @@ _OPTIONS = (
 def run(options: argparse.Namespace) -> int:
     """Build the template, tell each iteration's numbers unless asked to be quiet; returns the exit code."""
     folder = Path(options.out)
-    if options.threads is not None and options.threads < 1:
-        raise InputError("--threads must be at least 1.")
+    check_threads(options.threads, "--threads")
     sources = _sources(options.images, options.labels)
-    check_folder(folder)
+    check_folder(folder, [template_name(k) for k in range(max(0, options.iterations) + 1)])
     chosen = {key: value for key in _OPTIONS if (value := getattr(options, key)) is not None}
     if "weights" in chosen:
         chosen["weights"] = os.path.abspath(chosen["weights"])
@@ -67,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
                 folder,
                 options.iterations,
                 chosen,
-                Work(options.workers, options.scheduler, told),
+                Work(options.workers, options.scheduler, told, options.pair_minutes),
                 options.resume,
                 options.keep,
                 progress,

@@ -6,9 +6,13 @@ import argparse
 import os
 from pathlib import Path
 
-from ..training.checkpoint import CHECKPOINT
-from ..training.log import CURVE, TEXT
-from ..training.loop import WEIGHTS, TrainingResult, train
+from ..overwriting import check_overwriting
+from ..progress import Progress, ProgressCallback
+from ..thread_count import check_threads
+from ..training.checkpoint import CHECKPOINT, WEIGHTS
+from ..training.data import GENERATED
+from ..training.log import CURVE, ROWS, TEXT
+from ..training.loop import TrainingResult, train
 from ..training.options import TrainingOptions
 from .files import check_folder
 from .progress import shown_progress
@@ -19,8 +23,12 @@ from .tables import Row, table
 def run(options: argparse.Namespace) -> int:
     """Train, and say how it ended unless asked to be quiet; returns the exit code."""
     folder = Path(options.out)
-    check_folder(folder)
+    check_folder(folder, (WEIGHTS, CHECKPOINT, TEXT, ROWS, CURVE))
+    check_threads(options.threads, "--threads")
+    check_overwriting([folder / name for name in (WEIGHTS, CHECKPOINT)], {"weights": options.start})
     quiet = options.quiet or int(os.environ.get("RANK") or 0) > 0  # one of several processes speaks
+    flat = options.dimension is None and options.shape is None and not options.resume
+    flat = flat and not quiet and (options.data or "").startswith(GENERATED)
     with stoppable() as cancel, shown_progress(quiet, json_lines=False) as progress:
         result = train(
             TrainingOptions(
@@ -44,12 +52,28 @@ def run(options: argparse.Namespace) -> int:
                 options.threads,
                 options.half,
             ),
-            progress=progress,
+            progress=_saying_flat(progress) if flat else progress,
             cancel=cancel,
         )
     if not quiet:
         _tell(result, folder)
     return INTERRUPTED if result.reason == "interrupted" else 0
+
+
+def _saying_flat(progress: ProgressCallback | None) -> ProgressCallback:
+    """A callback that says at the first step, when all options are found good, what nobody may have meant."""
+    said = False
+
+    def report(step: Progress) -> None:
+        nonlocal said
+        if not said:
+            getattr(progress, "clear", lambda: None)()
+            print("The network will be for 2-D images; --dimension 3 makes one for volumes.", flush=True)
+            said = True
+        if progress is not None:
+            progress(step)
+
+    return report
 
 
 def _tell(result: TrainingResult, folder: Path) -> None:

@@ -14,6 +14,7 @@ from ..field import Field
 from ..frame import Frame, Volume, apply_matrix
 from ..interpolation import sample
 from ..io import read_labels, read_volume
+from ..label_values import LabelReader
 from ..metrics import correlation, dice
 from ..prepare import normalised
 from ..transforms import FieldTransform, LinearTransform, Transform
@@ -141,24 +142,18 @@ def _carried(
     for index, source in enumerate(sources):
         points = maps(index).map(frame.points(dtype=torch.float32))
         image = normalised(read_volume(source.image))
-        values, inside = _read(image, points, "bilinear")
+        values, inside = _read(image, points)
         labels = None
         if source.labels is not None:
-            labels = _read_labels(read_labels(source.labels), points)
+            found = read_labels(source.labels)
+            labels = LabelReader(found.data)(apply_matrix(found.frame.world_to_normalised, points))[0]
         yield values, inside, labels
 
 
-def _read(volume: Volume, points: Tensor, mode: str) -> tuple[Tensor, Tensor]:
+def _read(volume: Volume, points: Tensor) -> tuple[Tensor, Tensor]:
     normal = apply_matrix(volume.frame.world_to_normalised, points)
     inside = (normal.abs() <= 1).all(-1).float()
-    return sample(volume.data[None].float(), normal, mode=mode)[0, 0] * inside, inside
-
-
-def _read_labels(volume: Volume, points: Tensor) -> Tensor:
-    """Each label exactly, in the volume's type; their numbers may be too large for single precision."""
-    values, places = volume.data.unique(return_inverse=True)
-    nearest, inside = _read(Volume(places, volume.frame), points, "nearest")
-    return values[nearest.round().long()] * inside.to(values)
+    return sample(volume.data[None].float(), normal)[0, 0] * inside, inside
 
 
 class _Votes:

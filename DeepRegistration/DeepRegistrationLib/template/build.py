@@ -13,12 +13,13 @@ from ..atomic import remove_temporaries, write_text
 from ..batch.names import RECORD
 from ..batch.pool import Outcome
 from ..batch.rows import Row, check_rows
-from ..batch.run import run_batch
+from ..batch.run import LONGEST_MINUTES, check_minutes, run_batch
 from ..errors import InputError, RegistrationError
 from ..folder_lock import locked
 from ..frame import Frame
 from ..initial import load_transform
 from ..io import read_volume, write_volume
+from ..overwriting import check_overwriting
 from ..progress import CancelToken, ProgressCallback, Reporter
 from ..transform_files import write_displacement, write_linear
 from ..transforms import LinearTransform, Transform
@@ -39,6 +40,7 @@ class Work:
     workers: int | None = None
     scheduler: str | None = None
     told: Callable[[Outcome, int], None] | None = None
+    pair_minutes: float | None = LONGEST_MINUTES
 
 
 def template_name(iteration: int, labels: bool = False) -> str:
@@ -90,12 +92,18 @@ def build_template(
         raise InputError("A template needs at least two images.")
     if iterations < 0:
         raise InputError("The number of iterations must not be negative.")
+    if work is not None:
+        check_minutes(work.pair_minutes)
     folder = Path(folder)
     rows = [Row(k, s.name, {"fixed": str(s.image), "moving": str(s.image)}) for k, s in enumerate(sources, 1)]
     check_rows(rows)
     for source in sources:
         if source.labels is not None and not source.labels.exists():
             raise InputError(f"The labels {source.labels} do not exist.")
+        check_overwriting(
+            [folder / template_name(k, labels) for k in range(iterations + 1) for labels in (False, True)],
+            {"image": source.image, "labels": source.labels},
+        )
     if len({source.labels is None for source in sources}) > 1:
         raise InputError("Labels are needed for all images, or for none.")
     with locked(folder):
@@ -123,17 +131,25 @@ class _State:
             raise InputError(f"{folder} holds a template; go on with --resume, or choose another folder.")
         try:
             known = json.loads(self._path.read_text(encoding="utf-8"))
-            self.numbers = [Numbers(**numbers) for numbers in known.pop("iterations")]
+            complete = [Numbers(**numbers) for numbers in known.pop("iterations")]
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(f"{self._path} cannot be read; choose another folder.") from error
         if known != json.loads(json.dumps(self._made_from)):
             raise InputError(
                 f"The template in {folder} is made from other images or options; choose another folder."
             )
+        for numbers in complete:  # up to the first that has lost its average
+            if not _is_filled(folder / template_name(len(self.numbers))):
+                break
+            self.numbers.append(numbers)
 
     def save(self) -> None:
         state = {**self._made_from, "iterations": [asdict(numbers) for numbers in self.numbers]}
         write_text(self._path, json.dumps(state, indent=2) + "\n")
+
+
+def _is_filled(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
 
 
 class _Builder:
@@ -217,6 +233,7 @@ class _Builder:
             resume=True,
             progress=lambda p: part(f"{name}: {p.stage}", p.fraction),
             told=self._work.told,
+            pair_minutes=self._work.pair_minutes,
             picture=round_ >= _AFFINE_ROUNDS,
         )
         failed = [entry.row.name for entry in entries if entry.state != "done"]

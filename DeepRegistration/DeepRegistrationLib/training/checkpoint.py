@@ -15,10 +15,11 @@ import torch
 
 from ..atomic import atomic_path
 from ..errors import InputError
-from ..weights import read_plain
+from ..plain_archive import read_plain
 
-CHECKPOINT = "checkpoint.pt"
+CHECKPOINT, WEIGHTS = "checkpoint.pt", "weights.pt"
 _FORMAT = "deepregistration-checkpoint-3"
+_STATES = ("settings", "network", "optimiser", "scaler", "record")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     try:
         for name in ("settings", "record"):
             content[name] = json.loads(content[name])
-        return Checkpoint(**content)
-    except (KeyError, TypeError, ValueError) as error:
+        checkpoint = Checkpoint(**content)
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path} is damaged.") from error
+    counts = (checkpoint.step, checkpoint.stage, checkpoint.skipped)
+    states = [getattr(checkpoint, name) for name in _STATES]
+    if not all(type(n) is int and n >= 0 for n in counts) or not all(isinstance(s, dict) for s in states):
+        raise InputError(f"{path} is damaged.")
+    return checkpoint

@@ -22,7 +22,7 @@ from ..resources import is_out_of_memory, threads
 from ..weights import Weights, load_weights, save_weights
 from . import TASKS
 from .base import Batch, TrainingTask
-from .checkpoint import Checkpoint, save_checkpoint
+from .checkpoint import WEIGHTS, Checkpoint, save_checkpoint
 from .data import PairSource, Prefetched, open_data
 from .learner import Learner
 from .log import TrainingLog
@@ -30,7 +30,6 @@ from .options import TrainingOptions
 from .processes import Processes, has_lost_one, joined
 from .validate import validate
 
-WEIGHTS = "weights.pt"
 _RECORDED = ("data", "seed", "shape", "start", "guidance", "anneal")
 _GO_ON, _CHECKPOINT, _TIME, _STOP = 0, 1, 2, 3
 
@@ -165,7 +164,7 @@ class _Run:
                 f"not of '{self.configuration}'."
             )
         given["dimension"] = start.dimension
-        given["start"] = {"sha256": start.sha256, "stage": start.convention["stage"], **_spent(start)}
+        given["start"] = {"sha256": start.sha256, "stage": start.convention.get("stage", 0), **_spent(start)}
 
     def _log(self, resumed: bool) -> TrainingLog:
         """The log, with what is trained at its head."""

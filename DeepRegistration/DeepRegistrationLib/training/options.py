@@ -9,7 +9,7 @@ from typing import Any
 
 from ..catalogue import PRECISIONS
 from ..errors import InputError
-from .checkpoint import CHECKPOINT, Checkpoint, load_checkpoint
+from .checkpoint import CHECKPOINT, WEIGHTS, Checkpoint, load_checkpoint
 
 _IDENTITY = (
     *("method", "configuration", "data", "steps", "dimension", "seed"),
@@ -88,10 +88,14 @@ class TrainingOptions:
                 raise InputError(
                     f"{self.out} already holds a training; go on with --resume, or choose another folder."
                 )
+            if (self.out / WEIGHTS).exists():
+                raise InputError(f"{self.out} holds the weights of a training; choose another folder.")
             return {**wanted, "seed": self.seed or 0, "processes": processes, "start": None}, None
         if self.start is not None:
             raise InputError("--start is for a new training; what is resumed has begun already.")
         before = load_checkpoint(self.out)
+        if not {*wanted, "processes", "start"} <= before.settings.keys():
+            raise InputError(f"{self.out / CHECKPOINT} does not say what is trained; it cannot be resumed.")
         for name, value in wanted.items():
             there = before.settings[name]
             if value is not None and value != there:

@@ -17,6 +17,7 @@ from ..filters import downsample
 from ..frame import Frame, Volume
 from ..interpolation import sample
 from ..io import read_labels, read_volume
+from ..label_values import LabelReader
 from ..prepare import centred, normalised, on_lattice, resampled
 from .places import affine, bent
 
@@ -71,22 +72,23 @@ class Lattice:
             found = read_labels(item.labels)
             if found.frame.size != volume.frame.size:
                 raise InputError(f"{item.labels} does not have the size of its image {item.image}.")
-            found = Volume(found.data.double(), volume.frame)  # holds every label in use exactly
+            found = Volume(found.data, volume.frame)
         return self._stretched(volume, found) if self.voxel is None else self._centred(volume, found)
 
     def _stretched(self, volume: Volume, labels: Volume | None) -> Prepared:
         image = downsample(volume.data[None], tuple(reversed(self.shape)))[0]
         nearest = None
         if labels is not None:
-            nearest = F.interpolate(labels.data[None], size=self.shape, mode="nearest-exact")[0, 0]
-            nearest = nearest.to(torch.int32)
+            # float64 holds every label that is in use exactly
+            read = F.interpolate(labels.data[None].double(), size=self.shape, mode="nearest-exact")[0, 0]
+            nearest = read.to(labels.data.dtype)
         return Prepared(image, nearest, volume.frame)
 
     def _centred(self, volume: Volume, labels: Volume | None) -> Prepared:
         assert self.voxel is not None
         frame = centred(volume.frame.upright(), self.voxel, tuple(reversed(self.shape)))
         image = on_lattice(volume, frame).data
-        nearest = None if labels is None else resampled(labels, frame, nearest=True).data[0].to(torch.int32)
+        nearest = None if labels is None else resampled(labels, frame, nearest=True).data[0]
         return Prepared(image, nearest, frame)
 
 
@@ -132,6 +134,5 @@ def varied(prepared: Prepared, draw: np.random.Generator, amount: float) -> Prep
     image = (image + noise * inside).clamp_(0, 1)
     labels = None
     if prepared.labels is not None:
-        nearest = sample(prepared.labels[None, None].double(), points.double(), mode="nearest")[0, 0]
-        labels = (nearest * inside).to(torch.int32)
+        labels = LabelReader(prepared.labels[None])(points)[0] * inside
     return Prepared(image, labels, prepared.frame)

@@ -77,7 +77,10 @@ def prompt_of(role: str, parameters: dict[str, Any], arrays: Arrays) -> Volume |
     """The labels or mask of a role, where there are any."""
     if role not in arrays:
         return None
-    return volume_of(role, parameters, arrays, np.int32 if role.endswith("labels") else np.float32)
+    if not role.endswith("labels"):
+        return volume_of(role, parameters, arrays)
+    small = np.can_cast(arrays[role].dtype, np.int32)
+    return volume_of(role, parameters, arrays, np.int32 if small else np.int64)
 
 
 def initial_transform(parameters: dict[str, Any], arrays: Arrays) -> Transform | None:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..catalogue import METHODS
-from ..errors import InputError
+from ..errors import InputError, NotAvailableError
+from ..thread_count import processors
 from .failures import TaskError
 
 
@@ -26,11 +27,6 @@ def need_torch() -> None:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "torch"
         sentence = "PyTorch is not installed." if missing else f"PyTorch cannot be loaded: {error}"
         raise TaskError(sentence, "no-torch") from error
-
-
-def processors() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def default_threads() -> int | None:
@@ -115,7 +111,7 @@ def _shipped(method: str, dimension: int) -> dict[str, Any] | None:
         return None
     try:
         weights = load_weights(path, method, dimension)
-    except InputError as error:
+    except (InputError, NotAvailableError) as error:
         return {"file": str(path), "error": str(error)}
     return {
         "file": str(path),

@@ -19,8 +19,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..folder_lock import abandoned, hold
+
 _MACHINE = hashlib.sha256(platform.node().encode("utf-8", "replace")).hexdigest()[:8]
-_FOLDER = re.compile(rf"deepregistration-{_MACHINE}-(\d+)-\w+")
+_PREFIX = f"deepregistration-{_MACHINE}-"
 _ENGINE = Path(__file__).resolve().parents[2]
 _REMEMBERED = 100
 """Lines of standard error that may tell how the process died: a crash's traceback and what follows it."""
@@ -82,7 +84,12 @@ class WorkerProcess:
     ) -> None:
         self._on_message, self._on_log, self._on_end = on_message, on_log, on_end
         base = Path(temporary or tempfile.gettempdir())
-        self.folder = Path(tempfile.mkdtemp(prefix=f"deepregistration-{_MACHINE}-{os.getpid()}-", dir=base))
+        self.folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))
+        try:
+            self._held = hold(self.folder)
+        except OSError:
+            self.folder.rmdir()
+            raise
         variables = {**os.environ, **environment}
         paths = [str(_ENGINE), variables.get("PYTHONPATH", "")]
         variables["PYTHONPATH"] = os.pathsep.join(p for p in paths if p)
@@ -103,7 +110,7 @@ class WorkerProcess:
                 **group,
             )
         except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._remove_folder()
             raise
         self.pid, self._over = self._process.pid, False
         self._said: deque[str] = deque(maxlen=_REMEMBERED)
@@ -158,6 +165,10 @@ class WorkerProcess:
         self.kill()
         if threading.current_thread() is not self._reader:
             self._reader.join(5)
+        self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        self._held.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _read(self) -> None:
@@ -175,7 +186,7 @@ class WorkerProcess:
             code = self._process.wait()
         self._log.join(_LAST_WORDS)
         self._over = True
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._remove_folder()
         with suppress(OSError, ValueError):
             assert self._process.stdin is not None
             self._process.stdin.close()
@@ -191,33 +202,12 @@ class WorkerProcess:
 
 
 def clear_stale_folders(base: Path) -> None:
-    """Remove the folders in `base` that parents of this machine which are no longer alive have left: machines
-    may share the place, and cannot see each other's processes."""
+    """Remove the folders in `base` whose parents, processes of this machine, have ended without a chance to:
+    machines may share the place, and need not see each other's locks."""
     with suppress(OSError):
-        for path in base.iterdir():
-            match = _FOLDER.fullmatch(path.name)
-            if match and not _alive(int(match[1])):
+        for path in base.glob(f"{_PREFIX}*"):
+            if abandoned(path):
                 shutil.rmtree(path, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    if sys.platform == "win32":
-        import ctypes
-
-        handle = ctypes.windll.kernel32.OpenProcess(0x1000, False, pid)  # query limited information
-        if not handle:
-            return ctypes.windll.kernel32.GetLastError() == 5  # access denied: it is somebody's
-        code = ctypes.c_ulong()
-        ctypes.windll.kernel32.GetExitCodeProcess(handle, ctypes.byref(code))
-        ctypes.windll.kernel32.CloseHandle(handle)
-        return code.value == 259  # still active
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def cause_of_death(code: int, said: Sequence[str] = ()) -> str:

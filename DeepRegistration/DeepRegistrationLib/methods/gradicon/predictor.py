@@ -23,6 +23,9 @@ FIRST_STAGE = 3
 _COARSER = 2
 """The first networks, at a quarter and at half of the resolution."""
 
+_MOST = 16
+"""Networks that a weights file may ask for."""
+
 
 @dataclass(frozen=True)
 class Configuration:
@@ -129,6 +132,8 @@ class Predictor(Step):
             InputError: the weights do not fit what they say they are for.
         """
         count = sum(name.endswith("network.last.weight") for name in weights.state)
+        if count > _MOST:
+            raise InputError(f"The weights are of {count} networks, more than any training makes.")
         return weights.into(cls(weights.configuration, weights.dimension, max(1, count)))
 
     def extend(self) -> None:
