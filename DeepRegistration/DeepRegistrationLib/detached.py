@@ -1,4 +1,4 @@
-"""Headers of NRRD and MetaImage files whose voxels are elsewhere, and what ITK does not survive in them.
+"""Headers of NRRD and MetaImage files, looked at before ITK's readers are: those have crashed on some.
 
 A header may name any file: one that is not there, a device that never ends, a pipe that nobody writes to.
 Its readers open whatever it says, and take lists that are too short for complete ones. Formats: Kindlmann:
@@ -90,8 +90,8 @@ def _text(path: Path, content: bytes) -> str:
 
 
 def _nrrd_lines(path: Path, file: BinaryIO) -> Iterator[str]:
-    """The lines of a NRRD header, which are short: ITK's reader crashes the program on long ones. Comments
-    and key/value pairs, of any length, it reads well. A carriage return ends a line, too."""
+    """The lines of a NRRD header, which are short except for comments and key/value pairs. A carriage return
+    ends a line, too."""
     for _ in range(_LINES):
         line = file.readline(_TEXT)
         if not line.strip():
@@ -155,7 +155,7 @@ def _metaimage_files(path: Path, text: str) -> list[str] | None:
 
 
 def _meta_size(path: Path, header: str) -> list[int]:
-    """The numbers of voxels; ITK's reader counts to whatever number of dimensions it is told."""
+    """The numbers of voxels, as many as the header says there are dimensions."""
     header, found = header.replace("\r", ""), []
     for key in ("NDims", "DimSize"):
         values = re.findall(rf"^[ \t]*{key}[ \t]*[=:]([ \t\d]+)$", header, re.MULTILINE)
@@ -170,7 +170,6 @@ def _meta_size(path: Path, header: str) -> list[int]:
 
 def _numbered(path: Path, pattern: str, numbers: Sequence[str], most: int | None) -> list[str]:
     """The names that a pattern such as ``slice%03d.raw`` and the first, last and step of its number give."""
-    # with fewer numbers ITK's reader makes up the rest, and divides by zero
     if len(numbers) != 3 or not _NUMBERED.fullmatch(pattern):
         raise _damaged(path)
     if not all(re.fullmatch(r"-?\d{1,9}", n) for n in numbers):
@@ -199,7 +198,7 @@ def _opened(header: Path, names: Sequence[str]) -> Iterator[BinaryIO]:
 
 
 def _check_words(path: Path, files: Iterable[BinaryIO]) -> None:
-    """Numbers that are written out are short: ITK's NRRD reader crashes the program on longer words."""
+    """Raise InputError unless the numbers that are written out are as short as numbers are."""
     for file in files:
         rest = b""
         while chunk := file.read(_TEXT):

@@ -71,7 +71,7 @@ def _muted_descriptor(descriptor: int) -> Iterator[None]:
 
 
 def itk_name(path: Path) -> str:
-    """A path as ITK takes it, whose text has to be UTF-8: with other names it ends the program.
+    """A path as SimpleITK takes it: text in UTF-8.
 
     Raises:
         InputError: a name that is not text.
@@ -88,8 +88,7 @@ def itk_name(path: Path) -> str:
 def survives(read: Callable[[], object], seconds: float) -> bool:
     """Whether a copy of this process lives through `read` in that time; what it raises does not count.
 
-    HDF5 crashes, or never ends, on some files that are damaged where they describe themselves. Where the
-    system cannot copy processes the answer is True.
+    HDF5 has crashed on damaged files. Where the system cannot copy processes the answer is True.
     """
     if not hasattr(os, "fork"):
         return True

@@ -115,6 +115,25 @@ def gaussian_smooth_(
         return _separable(image, image, filters, channels_last)
 
 
+def slide_smooth_(vectors: Tensor, sigma: Sequence[float]) -> Tensor:
+    """Gaussian smoothing of a displacement in place, without gradient, whose border is a wall to slide along.
+
+    Outside, what leads along a side of the box goes on as it is at the border, and what leads across is zero:
+    so the outer slices of an image are not pulled back, nor is more of it pulled out of the box.
+
+    Args:
+        vectors: (*S, d), components in (x, y, z) order.
+        sigma: standard deviation in voxels per axis, (x, y, z) order; 0 leaves an axis alone.
+    """
+    sigma = _checked(sigma, vectors, True)
+    for k in range(len(sigma)):
+        along, across = ([s if (axis == k) == own else 0.0 for axis, s in enumerate(sigma)] for own in (0, 1))
+        component = vectors[..., k].contiguous()
+        gaussian_smooth_(component, along, border="replicate")
+        vectors[..., k] = gaussian_smooth_(component, across)
+    return vectors
+
+
 @lru_cache(maxsize=256)
 def gaussian_taps(sigma: float, truncate: float = 2.5) -> tuple[float, ...]:
     """Half of the symmetric kernel, centre first: integrals over whole voxels, full kernel sum one."""

@@ -20,7 +20,7 @@ from .initial import DEFORMABLE, TransformSource, check_initial, load_transform
 from .io import check_contrast, read_labels, read_mask, read_volume
 from .label_values import whole_labels
 from .landmarks import Landmarks, LandmarkSource, as_landmarks, pair_landmarks, unused_landmarks
-from .prepare import overlap_share, resampled
+from .prepare import resampled, share_space
 from .transforms import LinearTransform, Transform
 
 ImageSource = str | Path | sitk.Image | Volume
@@ -200,7 +200,7 @@ def check_pair(inputs: Inputs, linear: str, output_spacing: float | None = None)
     if inputs.initial is not None:
         inputs.warnings.extend(start_caution(inputs.fixed, inputs.moving, inputs.initial))
         return
-    if overlap_share(inputs.fixed.frame, inputs.moving.frame) > 0 or inputs.landmarks is not None:
+    if share_space(inputs.fixed.frame, inputs.moving.frame) or inputs.landmarks is not None:
         return
     if linear == "none":
         raise InputError(

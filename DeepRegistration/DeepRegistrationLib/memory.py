@@ -26,6 +26,9 @@ SLACK = 5_000_000
 _SLAB, _SLAB_BYTES = 1 << 20, 100
 """Voxels of large images that are worked on at a time, and bytes for each."""
 
+_KEPT = 0.5
+"""Share of the working grid's memory that is not used again for the files; measured on cubes."""
+
 _USABLE = 0.92
 """Share of the free memory that a run plans with."""
 
@@ -96,7 +99,8 @@ class Estimate:
         preparing: images as they are and normalised.
         deforming: the working grid beside the images.
         resampling: both maps and the warped image beside the images.
-        writing: both maps, and one of them as the file holds it.
+        writing: one of the maps as the file holds it, beside the images, both maps, and what of the working
+            grid's memory is in pieces too small for a file's.
         images: of these, the bytes of the images as they are.
     """
 
@@ -193,7 +197,8 @@ class Request:
         prompts = (1 + self.labels) * own * (self.labels > 0) + self.masks * own // 2
         held = 2 * own + prompts
         larger = max(fixed, moving)
-        working = prod(self.working_size)
+        working = self._working_bytes() * prod(self.working_size)
+        kept = 0 if self.preset == "prediction" else int(_KEPT * working)
         edges = _EDGES * larger if self.preset == "accurate" else 0
         shown = own if self.preset == "accurate" else 0
         slab = _SLAB_BYTES * min(larger, _SLAB)
@@ -201,14 +206,10 @@ class Request:
         double = 0 if self.linear else 4 * vector * max(prod(size) for size in self.output_sizes)
         return Estimate(
             preparing=held + max(2 * _FLOAT * larger, edges) + SLACK,
-            deforming=held
-            + shown
-            + max(self._working_bytes() * working, self._look_bytes())
-            + 2 * _FLOAT * larger
-            + SLACK,
+            deforming=held + shown + max(working, self._look_bytes()) + 2 * _FLOAT * larger + SLACK,
             # a field that is repaired is there twice, beside a mask of what has changed
             resampling=held + shown + maps + (vector + 3 * _FLOAT) * larger + slab + SLACK,
-            writing=maps + _FLOAT * fixed + double + SLACK,
+            writing=held + shown + maps + _FLOAT * fixed + double + kept + SLACK,
             images=own,
         )
 

@@ -144,6 +144,12 @@ def overlap_share(fixed: Frame, moving: Frame) -> float:
     return float(moving.contains(coarse.points()).double().mean())
 
 
+def share_space(one: Frame, other: Frame) -> bool:
+    """Whether the boxes overlap, by a coarse lattice of points in either: a thin one may lie between those
+    of the other."""
+    return overlap_share(one, other) > 0 or overlap_share(other, one) > 0
+
+
 def centre_of_mass(volume: Volume) -> Tensor:
     """Intensity-weighted mean position of the subject, LPS mm, (d,) float64."""
     weights = volume.data[0].double()

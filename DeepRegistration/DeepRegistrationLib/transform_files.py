@@ -235,7 +235,7 @@ def _write_itk(transform: sitk.Transform, path: Path) -> None:
     text = path.name.lower().endswith(_TEXT)
     with atomic_path(path) as temporary, quiet_itk():
         if not text:
-            # HDF5 keeps a file open that it could not finish, and crashes the program at its end.
+            # HDF5 has crashed where a file could not be finished.
             check_space(temporary, 8 * transform.GetNumberOfParameters() + _HDF5_OVERHEAD)
         sitk.WriteTransform(transform, itk_name(temporary))
         # ITK's text writer says nothing about a full disk.

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from DeepRegistrationLib import io
+from DeepRegistrationLib import detached, io
 from DeepRegistrationLib.batch.rows import Row
 from DeepRegistrationLib.batch.size import needed_bytes
 from DeepRegistrationLib.errors import InputError
 from DeepRegistrationLib.landmarks import read_landmarks
-from small_pair import child, complaint, register
+from small_pair import complaint, register
 
 VOXELS = np.arange(9 * 8 * 7, dtype=np.int16).reshape(7, 8, 9)
 NRRD = (
@@ -29,7 +27,7 @@ METAIMAGE = (
 )
 SLICES = [f"s{k}.raw" for k in range(7)]
 CUT = [*SLICES[:3], "cut.raw", *SLICES[4:]]
-POSIX = pytest.mark.skipif(os.name != "posix", reason="pipes and devices as POSIX has them")
+POSIX = pytest.mark.skipif(os.name != "posix", reason="devices as POSIX has them")
 LINES = "\n".join
 
 FINE = {
@@ -50,19 +48,18 @@ REFUSED = {
     "standard input": ("-", "damaged"),
     "a home": ("~/whole.raw", "damaged|does not exist"),
     "cut by a zero": ("whole.raw\0.raw", "damaged"),
-    "of no end": ("/dev/zero", "which is not a file"),
-    "of chance": ("/dev/urandom", "which is not a file"),
-    "a pipe": ("pipe", "which is not a file"),
+    "a device": ("/dev/null", "which is not a file"),
     "a name that is no text": ("\udcff.raw", "does not exist"),
-    "many lines": ("a" * 500, "damaged|does not exist|too long"),
-    "a conversion of texts": ("s%s%n.raw 0 6 1", "damaged|does not exist"),
-    "wide": ("s%999999999d.raw 0 6 1", "damaged|does not exist"),
-    "no step": ("s%d.raw 0 6 0", "damaged"),
+    "a long name": ("a" * 300, "does not exist|too long"),
+    "another kind of number": ("s%x.raw 0 6 1", "damaged|does not exist"),
+    "wide": ("s%100d.raw 0 6 1", "damaged|does not exist"),
+    "downwards": ((None, "s%d.raw 6 0 -1"), "damaged"),
+    "one number too many": ((None, "s%d.raw 0 6 1 1"), "damaged"),
     "few": (("LIST 2\ns0.raw", "LIST\ns0.raw"), "damaged or incomplete|names 1"),
     "few numbers": (("s%d.raw 0 3 1 2", "s%d.raw 0 3 1"), "damaged or incomplete|names 4"),
-    "too many": (("s%d.raw 0 99999999 1 2", "s%d.raw 5 99999999 1"), "damaged|does not exist"),
+    "too many": (("s%d.raw 0 100001 1 2", "s%d.raw 5 100001 1"), "damaged|does not exist"),
     "one cut": ((f"LIST 2\n{LINES(CUT)}", f"LIST\n{LINES(CUT)}"), "damaged or incomplete"),
-    "slices of no end": ((f"LIST 2\n{LINES(['/dev/zero'] * 7)}", None), "which is not a file"),
+    "slices that are devices": ((f"LIST 2\n{LINES(['/dev/null'] * 7)}", None), "which is not a file"),
 }
 
 
@@ -73,8 +70,6 @@ def folder(tmp_path: Path) -> Path:
     (images / "cut.raw").write_bytes(VOXELS.tobytes()[:100])
     for name, piece in zip(SLICES, VOXELS, strict=True):
         (images / name).write_bytes(piece.tobytes())
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(images / "pipe")
     return images
 
 
@@ -99,58 +94,39 @@ def test_voxels_elsewhere(value: str, tmp_path: Path) -> None:
 @POSIX
 @pytest.mark.parametrize(("value", "says"), REFUSED.values(), ids=REFUSED)
 def test_voxels_that_are_not_there(value: str, says: str, tmp_path: Path) -> None:
-    """An alarm ends what waits for a pipe; ITK itself would not hear it."""
     for path in headers(folder(tmp_path), value):
-        signal.alarm(20)
-        try:
-            for read in (io.read_volume, io.read_labels, io.read_mask):
-                with pytest.raises(InputError, match=says) as found:
-                    read(path)
-                assert "\n" not in str(found.value) and len(str(found.value)) < 1000
-            needed_bytes(Row(1, "x", {"fixed": str(path), "moving": str(path)}))
-        finally:
-            signal.alarm(0)
+        for read in (io.read_volume, io.read_labels, io.read_mask):
+            with pytest.raises(InputError, match=says) as found:
+                read(path)
+            assert "\n" not in str(found.value) and len(str(found.value)) < 1000
+        needed_bytes(Row(1, "x", {"fixed": str(path), "moving": str(path)}))
 
 
-CRASHES = {
-    "a long word": NRRD.replace("raw", "ascii") + "word.txt\n",
-    "a long word inside": NRRD.replace("raw", "ascii").replace("data file: ", "\n" + "1" * 100_000),
-    "dimensions without end": METAIMAGE.replace("NDims = 3", "NDims = 2000000000") + "whole.raw\n",
-    "lines skipped without end": NRRD.replace("endian", "line skip: 3\nendian") + "/dev/zero\n",
-    "numbers without end": NRRD.replace("raw", "ascii") + "/dev/zero\n",
-    "a division by zero": METAIMAGE + "s%d.raw 0 6 0\n",
-    "a division by a step that is not there": METAIMAGE + "s%d.raw 0 6\n",
-    "a long line behind a carriage return": NRRD.replace("type", f"# a\r{'x' * 4000}\ntype") + "whole.raw\n",
-    "a device behind a carriage return": NRRD.replace("data", "# a\rdata") + "/dev/zero\n",
-    "a text where a number is": METAIMAGE + "s%s%n.raw 0 6 1\n",
+FIELD = 60
+"""Characters of a line and of a number that the guards let through below; any reader takes more."""
+GUARDED = {
+    "a long line": NRRD.replace("type", f"content: {'x' * FIELD}\ntype") + "whole.raw\n",
+    "a long line behind a carriage return": NRRD.replace("type", f"# a\r{'x' * 61}\ntype") + "whole.raw\n",
+    "a long number": NRRD.replace("raw", "ascii") + "word.txt\n",
+    "a long number inside": NRRD.replace("raw", "ascii").replace("data file: ", "\n" + "1" * 61),
+    "a folder behind a carriage return": NRRD.replace("data", "# a\rdata") + ".\n",
+    "a folder of numbers": NRRD.replace("raw", "ascii") + ".\n",
+    "fewer dimensions than sizes": METAIMAGE.replace("NDims = 3", "NDims = 2") + "whole.raw\n",
 }
-READ = """
-import json, sys
-from DeepRegistrationLib import io
-from DeepRegistrationLib.errors import InputError
-for path in sys.argv[1:]:
-    try:
-        io.read_volume(path)
-    except InputError as error:
-        print(json.dumps([path, str(error)]), flush=True)
-"""
 
 
-@POSIX
-@pytest.mark.slow
-def test_headers_that_itk_does_not_survive(tmp_path: Path) -> None:
-    """Each of these ends the process, or never ends, where ITK reads it."""
+@pytest.mark.parametrize("text", GUARDED.values(), ids=GUARDED)
+def test_headers_that_are_not_left_to_itk(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ITK's readers crashed on headers of these kinds; the guards are shown small and harmless ones."""
+    monkeypatch.setattr(detached, "_FIELD", FIELD)
     images = folder(tmp_path)
-    (images / "word.txt").write_text("1" * 1_000_000)
-    paths = []
-    for name, text in CRASHES.items():
-        paths.append(images / f"{name}.{'mhd' if 'ElementDataFile' in text else 'nrrd'}")
-        paths[-1].write_text(text, newline="")
-    done = child(READ, paths)
-    assert done.returncode == 0, (done.stdout, done.stderr)
-    told = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [path for path, _ in told] == list(map(str, paths))
-    assert all(sentence.startswith(path) and "\n" not in sentence for path, sentence in told)
+    (images / "word.txt").write_text("1" * 61)
+    path = images / ("a.mhd" if "ElementDataFile" in text else "a.nrrd")
+    path.write_text(text, newline="")
+    for read in (detached.check_header, io.read_volume):
+        with pytest.raises(InputError, match=r"damaged|which is not a file") as found:
+            read(path)
+        assert str(path) in str(found.value) and "\n" not in str(found.value)
 
 
 @pytest.mark.parametrize("name", ["a.hdr", "a.img", "a.img.gz"])
@@ -178,20 +154,14 @@ def test_a_pair_of_nifti_files(name: str, dtype: type, tmp_path: Path) -> None:
 
 @POSIX
 @pytest.mark.parametrize("read", [io.read_volume, read_landmarks])
-def test_pipes_and_devices_in_the_place_of_files(read: Callable[[Path], object], tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.csv")
-    (tmp_path / "b.csv").symlink_to("/dev/zero")
-    signal.alarm(20)
-    try:
-        for name in ("a.csv", "b.csv"):
-            with pytest.raises(InputError, match="is not a file"):
-                read(tmp_path / name)
-    finally:
-        signal.alarm(0)
+def test_a_device_in_the_place_of_a_file(read: Callable[[Path], object], tmp_path: Path) -> None:
+    (tmp_path / "a.csv").symlink_to("/dev/null")
+    with pytest.raises(InputError, match="is not a file"):
+        read(tmp_path / "a.csv")
 
 
 @POSIX
 def test_the_command_says_it(tmp_path: Path) -> None:
-    (path,) = headers(folder(tmp_path), ("pipe", None))
+    (path,) = headers(folder(tmp_path), ("/dev/null", None))
     assert "which is not a file" in complaint(register(path, path, tmp_path / "out", "--quiet"))
     assert not (tmp_path / "out").exists()

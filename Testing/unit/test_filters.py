@@ -146,3 +146,22 @@ def test_unusable_widths() -> None:
         filters.gaussian_smooth(torch.rand(4, 4), (1.0, 1.0), border="mirror")
     with pytest.raises(InputError):
         filters.downsample(torch.rand(1, 1, 4, 4), (0, 2))
+
+
+@pytest.mark.parametrize("shape", [(6, 7), (5, 6, 7), (1, 6, 7), (2, 3, 4)])
+def test_a_displacement_slides_along_the_border(shape: tuple[int, ...]) -> None:
+    """What leads along the border stays, what leads across is drawn to zero; inside all is as ever."""
+    d = len(shape)
+    ones, sigma = torch.ones(*shape, d), (0.8, 1.1, 0.6)[:d]
+    smooth = filters.slide_smooth_(ones.clone(), sigma)
+    for k in range(d):
+        component = smooth[..., k].movedim(d - 1 - k, 0)
+        assert component[0].max() < 0.9
+        torch.testing.assert_close(
+            component,
+            component[:, :1, :1].expand_as(component) if d == 3 else component[:, :1].expand_as(component),
+        )
+    vectors = torch.zeros(*(9,) * d, d)
+    vectors[(4,) * d] = 1.0
+    expected = filters.gaussian_smooth(vectors, (0.8,) * d, channels_last=True)
+    torch.testing.assert_close(filters.slide_smooth_(vectors, (0.8,) * d), expected)

@@ -280,6 +280,26 @@ def test_a_part_stays_where_its_header_says(box: tuple[tuple[int, int], ...], st
         assert mean < 2.0, result.warnings
 
 
+@pytest.mark.parametrize(
+    "box",
+    [
+        ((8, 24), (4, 20), (10, 26)),
+        ((0, 32), (0, 37), (14, 18)),
+        ((0, 32), (0, 37), (15, 17)),
+        ((0, 32), (17, 19), (0, 32)),
+    ],
+    ids=["block", "slab", "two slices", "two slices across"],
+)
+@pytest.mark.parametrize("stage", ["rigid", "affine"])
+def test_a_part_cut_out_of_an_image_stays_in_it(box: tuple[tuple[int, int], ...], stage: str) -> None:
+    """Against the image itself, both ways round."""
+    whole = head(FIXED, IDENTITY)
+    part = crop(whole, box)
+    points = part.frame.points().reshape(-1, 3)
+    for pair in (LinearPair(part, whole, Prompts()), LinearPair(whole, part, Prompts())):
+        assert error(aligned(pair, stage), IDENTITY, points)[0] < 0.5
+
+
 @pytest.mark.parametrize("stage", ["rigid", "affine"])
 @pytest.mark.parametrize("prompt", ["none", "landmarks", "labels"])
 def test_swapping_the_images_inverts_the_map(stage: str, prompt: str) -> None:

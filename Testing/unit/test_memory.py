@@ -47,6 +47,25 @@ def fresh(**options: Any) -> Session:
     return Session(load_inputs(picture(), picture(2.0)), Options(**settings), "cpu")
 
 
+@pytest.mark.parametrize(
+    ("size", "preset", "measured"),
+    [
+        ((96, 96, 96), "fast", 626),
+        ((128, 128, 128), "fast", 879),
+        ((128, 128, 128), "balanced", 935),
+        ((160, 160, 160), "fast", 1009),
+        ((192, 192, 192), "fast", 1316),
+        ((220, 20, 190), "fast", 629),
+    ],
+)
+def test_what_is_said_is_what_the_command_line_took(
+    size: tuple[int, int, int], preset: str, measured: int
+) -> None:
+    """Peak resident megabytes of ``register`` as a child process on one thread."""
+    request = Request(size, (1.0, 1.0, 1.0), size, (1.0, 1.0, 1.0), preset=preset)
+    assert (request.estimate().peak + PROGRAM) / 1e6 == pytest.approx(measured, rel=0.15)
+
+
 def test_a_networks_finest_look_counts_where_no_solver_follows() -> None:
     """Measured on heads and on slabs, whose few planes are padded: megabytes."""
     heads, slabs = ((96, 116, 128), (2.0, 2.0, 2.0)), ((217, 18, 182), (1.0, 1.0, 1.0))

@@ -12,10 +12,12 @@ from DeepRegistrationLib.io import volume_to_sitk
 from DeepRegistrationLib.prepare import (
     centre_of_mass,
     crop,
+    cropped_frame,
     foreground_box,
     normalised,
     overlap_share,
     resampled,
+    share_space,
 )
 
 TURN = ((0.8, -0.6, 0.0), (0.6, 0.8, 0.0), (0.0, 0.0, -1.0))
@@ -148,3 +150,12 @@ def test_the_sentence_names_the_mask_that_leaves_nothing_to_align() -> None:
     values[0, 3:9, 4:9] = 2
     with pytest.raises(InputError, match="same value all over its mask"):
         normalised(Volume(values, frame), Volume(mask, frame))
+
+
+def test_a_thin_box_shares_space_with_a_large_one_whichever_comes_first() -> None:
+    whole = Frame.regular((96, 116, 128), 2.0)
+    thin = cropped_frame(whole, ((0, 96), (0, 116), (64, 66)))
+    assert overlap_share(whole, thin) == 0  # between the points of the coarse lattice
+    assert share_space(whole, thin) and share_space(thin, whole)
+    away = Frame(thin.size, thin.spacing, (0.0, 0.0, 900.0), thin.direction)
+    assert not share_space(whole, away) and not share_space(away, whole)

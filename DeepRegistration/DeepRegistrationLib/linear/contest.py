@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..prepare import overlap_share
+from ..prepare import share_space
 from ..progress import Reporter
 from .looks import Look, Side, looks
 from .measure import SymmetricLoss
@@ -105,9 +105,7 @@ def contest(sides: tuple[Side, Side], kind: str, report: Reporter) -> Contest:
 
 def overlaps(sides: tuple[Side, Side]) -> bool:
     """Whether the images share space by their headers."""
-    return (
-        overlap_share(sides[0].whole, sides[1].whole) > 0 or overlap_share(sides[1].whole, sides[0].whole) > 0
-    )
+    return share_space(sides[0].whole, sides[1].whole)
 
 
 def refined_all(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..catalogue import REPRESENTATIONS
 from ..field import Field
-from ..filters import gaussian_smooth
+from ..filters import gaussian_smooth, slide_smooth_
 from ..frame import Frame
 from .base import Representation, Transform
 
@@ -50,4 +50,4 @@ class FreeForm(Representation):
 
     @torch.no_grad()
     def smooth(self, sigma: Sequence[float]) -> None:
-        self.warp.copy_(gaussian_smooth(self.warp.detach(), sigma, channels_last=True))
+        slide_smooth_(self.warp, sigma)

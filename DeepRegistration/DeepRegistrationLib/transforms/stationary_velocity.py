@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..catalogue import REPRESENTATIONS
 from ..field import Field
-from ..filters import gaussian_smooth
+from ..filters import gaussian_smooth, slide_smooth_
 from ..frame import Frame
 from ..interpolation import sample
 from .base import Representation, Transform
@@ -58,7 +58,7 @@ class StationaryVelocity(Representation):
 
     @torch.no_grad()
     def smooth(self, sigma: Sequence[float]) -> None:
-        self.velocity.copy_(gaussian_smooth(self.velocity.detach(), self._here(sigma), channels_last=True))
+        slide_smooth_(self.velocity, self._here(sigma))
 
     @torch.no_grad()
     def fit(self, transform: Transform) -> float:
