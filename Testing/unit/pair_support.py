@@ -1,4 +1,4 @@
-"""A textured ball and the same ball deformed by a known map: errors in mm for tests of whole registrations."""
+"""A textured ball and the same ball deformed by a known map: errors, mm, of whole registrations."""
 
 from __future__ import annotations
 
