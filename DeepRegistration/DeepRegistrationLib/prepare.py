@@ -20,6 +20,9 @@ _FOREGROUND = 0.04
 
 _MARGIN_MM = 10.0
 
+_ALIKE = 1.25
+"""Ratio up to which two changes of scale are the same."""
+
 
 Box = tuple[tuple[int, int], ...]
 """First and last-plus-one voxel along each axis (x, y, z)."""
@@ -67,17 +70,28 @@ def matched_pair(
         linear: fixed to moving points, LPS mm.
 
     Returns:
-        None where the masks have too little in common to tell.
+        None where the masks have too little in common to tell, or leave each image about the scale it has.
     """
     ways = linear, linear.inverse()
     both = [also_seen(masks[k], masks[1 - k], ways[k], images[k]) for k in (0, 1)]
     if not all(bool(seen.data.any()) for seen in both):
+        return None
+    shares = [_spread(images[k], both[k]) / max(_spread(images[k], masks[k]), 1e-30) for k in (0, 1)]
+    if max(shares) <= _ALIKE * min(shares):
         return None
     try:
         fixed, moving = (normalised(images[k], masks[k], both[k]) for k in (0, 1))
     except InputError:
         return None
     return fixed, moving
+
+
+def _spread(volume: Volume, mask: Volume | None) -> float:
+    """From the 0.1th to the 99.8th percentile of what the mask leaves."""
+    values = seen_values(measurements(volume, mask=mask), mask)
+    step = max(1, values.numel() // _SAMPLES)
+    low, high = np.percentile(values[::step].double().cpu().numpy(), (0.1, 99.8))
+    return float(high - low)
 
 
 def measurements(volume: Volume, source: Volume | None = None, mask: Volume | None = None) -> Volume:

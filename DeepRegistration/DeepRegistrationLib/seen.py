@@ -73,23 +73,26 @@ def also_seen(mask: Volume | None, other: Volume | None, linear: LinearTransform
         like: the image.
 
     Returns:
-        (1, *S), 0 or 1. What leads out of the other mask's box, or near the rim of what that leaves, is not
+        (1, *S), 0 or 1. What leads out of the other mask's box, or near the rim of what either leaves, is not
         seen: a deformation may yet move it.
     """
     frame = like.frame
-    seen = torch.ones_like(like.data) if mask is None else (mask.data > 0.5).to(like.data)
+    seen = torch.ones_like(like.data) if mask is None else _inner(mask).to(like.data)
     if other is None:
         return Volume(seen, frame)
     matrix = other.frame.world_to_normalised @ linear.matrix.cpu().numpy() @ frame.normalised_to_world
-    away = 1 - other.data[None].to(seen)
-    radius = [
-        round(_MARGIN_MM / s) if n > 1 else 0
-        for s, n in zip(other.frame.spacing, other.frame.size, strict=True)
-    ]
-    inner = (box_sum(away, radius) < 0.5).to(seen)
-    inner = inner if bool(inner.any()) else 1 - away
+    inner = _inner(other).to(seen)[None]
     for window in frame.slabs():
         points = apply_matrix(matrix, frame.grid(seen.device, window=window))
         there = sample(inner, points, padding="zeros")[0]
         seen[:, window[0]] *= there > _WHOLE
     return Volume(seen, frame)
+
+
+def _inner(mask: Volume) -> Tensor:
+    """(1, *S), 1 where the mask leaves everything within the margin; the mask where it does so nowhere."""
+    away = (mask.data <= 0.5).float()
+    sides = zip(mask.frame.spacing, mask.frame.size, strict=True)
+    radius = [round(_MARGIN_MM / spacing) if n > 1 else 0 for spacing, n in sides]
+    inner = (box_sum(away, radius) < 0.5).float()
+    return inner if bool(inner.any()) else 1 - away

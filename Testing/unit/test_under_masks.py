@@ -113,8 +113,9 @@ def test_what_both_masks_leave_is_read_through_the_map() -> None:
         torch.eye(2, dtype=torch.float64), torch.tensor([4.0, 0.0], dtype=torch.float64)
     )
     found = also_seen(own, other, shift, own).data.bool()
-    assert torch.equal(found, (x > -15) & (x < 15 - 4 - 10))  # 10 mm for the deformation that follows
-    assert torch.equal(also_seen(own, None, shift, own).data, own.data)
+    # 10 mm for the deformation that follows
+    assert torch.equal(found, (x > -15 + 11) & (x < 15 - 4 - 10))
+    assert torch.equal(also_seen(own, None, shift, own).data.bool(), x > -15 + 11)
 
 
 def test_windows_under_masks_hold_only_what_is_weighed() -> None:
