@@ -12,7 +12,7 @@ from .frame import Frame, Volume
 from .initial import likely_mistakes
 from .interpolation import sample
 from .metrics import correlation, mutual_information
-from .prepare import without_padding
+from .prepare import measurements
 from .transforms import LinearTransform, Transform
 from .transforms.linear_fit import best_rigid
 
@@ -55,7 +55,7 @@ def start_caution(fixed: Volume, moving: Volume, initial: Transform | None) -> l
     meant to be, than with it."""
     if not isinstance(initial, LinearTransform):
         return []
-    images = _coarse(without_padding(fixed)), _coarse(without_padding(moving))
+    images = _coarse(measurements(fixed)), _coarse(measurements(moving))
     given = _information(*images, initial)
     nothing = {None: LinearTransform.identity(initial.dimension)}
     for mistake, other in (nothing | likely_mistakes(initial)).items():

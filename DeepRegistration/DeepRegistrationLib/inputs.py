@@ -20,7 +20,8 @@ from .initial import DEFORMABLE, TransformSource, check_initial, load_transform
 from .io import check_contrast, read_labels, read_mask, read_volume
 from .label_values import whole_labels
 from .landmarks import Landmarks, LandmarkSource, as_landmarks, pair_landmarks, unused_landmarks
-from .prepare import resampled, share_space
+from .prepare import measurements, resampled, share_space
+from .seen import filled
 from .transforms import LinearTransform, Transform
 
 ImageSource = str | Path | sitk.Image | Volume
@@ -30,6 +31,10 @@ _OUTSIDE_SHARE = 0.25
 
 _LEAST_VOXELS = 4
 """Along each axis of a written field, unless the image itself has fewer."""
+
+
+_SAME_PLACE = 0.5
+"""Voxels by which a mask's corners may miss those of its image."""
 
 
 class Keep(Enum):
@@ -106,8 +111,8 @@ def load_inputs(
         labels_a,
         labels_b,
         _common_labels(labels_a, labels_b),
-        _mask(fixed_mask, fixed_volume.frame, "fixed"),
-        _mask(moving_mask, moving_volume.frame, "moving"),
+        _mask(fixed_mask, fixed_volume.frame, "fixed", warnings),
+        _mask(moving_mask, moving_volume.frame, "moving", warnings),
         _landmarks(
             (fixed_landmarks, moving_landmarks),
             fixed_volume.frame,
@@ -194,11 +199,16 @@ def check_pair(inputs: Inputs, linear: str, output_spacing: float | None = None)
     Raises:
         InputError: nothing in the run could bring the images together, or the fields would be too coarse.
     """
-    for role, volume in (("fixed", inputs.fixed), ("moving", inputs.moving)):
+    seen: list[Volume] = []
+    for role, volume, mask in (
+        ("fixed", inputs.fixed, inputs.fixed_mask),
+        ("moving", inputs.moving, inputs.moving_mask),
+    ):
         check_output_spacing(volume.frame, output_spacing, role)
-        inputs.warnings.extend(noise_caution(volume, role))
+        seen.append(filled(measurements(volume, mask=mask), mask))
+        inputs.warnings.extend(noise_caution(seen[-1], role))
     if inputs.initial is not None:
-        inputs.warnings.extend(start_caution(inputs.fixed, inputs.moving, inputs.initial))
+        inputs.warnings.extend(start_caution(*seen, inputs.initial))
         return
     if share_space(inputs.fixed.frame, inputs.moving.frame) or inputs.landmarks is not None:
         return
@@ -258,13 +268,17 @@ def _labels(source: ImageSource | None, frame: Frame, role: str, warnings: list[
     if labels.frame.dimension != frame.dimension:
         raise InputError(f"The {role} labels and the {role} image do not have the same number of axes.")
     if not labels.frame.same_lattice(frame):
-        warnings.append(
-            f"The {role} labels are on another grid than the {role} image and were resampled onto it."
-        )
+        warnings.append(_other_grid("labels", ("are", "were"), role))
         labels = resampled(labels, frame, nearest=True)
     if not bool((labels.data != 0).any()):
         raise InputError(f"The {role} labels contain no label inside the {role} image.")
     return labels
+
+
+def _other_grid(kind: str, verb: str, role: str) -> str:
+    return (
+        f"The {role} {kind} {verb[0]} on another grid than the {role} image and {verb[1]} resampled onto it."
+    )
 
 
 def _common_labels(fixed: Volume | None, moving: Volume | None) -> tuple[int, ...]:
@@ -279,12 +293,19 @@ def _common_labels(fixed: Volume | None, moving: Volume | None) -> tuple[int, ..
     return tuple(common)
 
 
-def _mask(source: ImageSource | None, frame: Frame, role: str) -> Volume | None:
+def _mask(source: ImageSource | None, frame: Frame, role: str, warnings: list[str]) -> Volume | None:
     if source is None:
         return None
     mask = source if isinstance(source, Volume) else read_mask(source)
     if mask.frame.dimension != frame.dimension:
         raise InputError(f"The {role} mask and the {role} image do not have the same number of axes.")
+    if mask.frame.size == frame.size and not mask.frame.same_lattice(frame, _SAME_PLACE):
+        raise InputError(
+            f"The {role} mask has as many voxels along each axis as the {role} image, but does not lie where "
+            "that lies: was the mask saved without its geometry?"
+        )
+    if not mask.frame.same_lattice(frame):
+        warnings.append(_other_grid("mask", ("is", "was"), role))
     mask = Volume((resampled(mask, frame, nearest=True).data > 0).float(), frame)
     if not bool(mask.data.any()):
         raise InputError(f"The {role} mask leaves out the whole {role} image.")

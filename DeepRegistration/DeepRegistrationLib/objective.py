@@ -256,6 +256,8 @@ class _Scale:
     def channel(self, channel: Channel) -> Energy:
         # of its own, since it keeps what it needs to know of the fixed image
         similarity = deepcopy(channel.similarity.at(self.frame.spacing))
+        if self.fixed.mask is not None or self.moving.mask is not None:
+            similarity = similarity.under_masks()
         readers = []
         for side, image in ((self.fixed, channel.fixed), (self.moving, channel.moving)):
             source = side.source(image)

@@ -59,7 +59,7 @@ def register(
         linear: ``none``, ``rigid`` or ``affine``: what is aligned before the deformation.
         fixed_landmarks, moving_landmarks: pairs; files, or points (N, d) in LPS mm.
         fixed_labels, moving_labels: label images; labels that both have are brought to overlap.
-        fixed_mask, moving_mask: where the images count.
+        fixed_mask, moving_mask: where the images count; what they leave out has no say in the map.
         held_out_landmarks: fixed and moving landmarks that only measure.
         initial: fixed to moving map to start from.
         device: ``auto``, ``cpu`` or ``cuda``.

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .background import padding_limit
+from .background import limits, padding_limit
 from .errors import InputError
 from .filters import downsample
 from .frame import Frame, Volume, apply_matrix
 from .interpolation import sample
 from .label_values import LabelReader
+from .seen import also_seen, filled, seen_values
+from .transforms.linear import LinearTransform
 
 _SAMPLES = 200_000
 _FOREGROUND = 0.04
@@ -22,26 +24,29 @@ _FOREGROUND = 0.04
 
 _MARGIN_MM = 10.0
 
+_ALIKE = 1.25
+"""Ratio up to which two changes of scale are the same."""
+
 
 Box = tuple[tuple[int, int], ...]
 """First and last-plus-one voxel along each axis (x, y, z)."""
 
 
-def normalised(volume: Volume, mask: Volume | None = None) -> Volume:
+def normalised(volume: Volume, mask: Volume | None = None, scale: Volume | None = None) -> Volume:
     """Intensities brought to [0, 1]: the 0.1th and 99.8th percentile become 0 and 1, beyond is clamped. What
-    a CT scanner pads with counts as air.
+    is no measurement (see `measurements`) does not count.
 
     Args:
         volume: one channel.
-        mask: where the percentiles are taken, on the volume's lattice; everywhere if missing.
+        mask: what may be looked at, on the volume's lattice; the rest is filled from that; all if missing.
+        scale: where the percentiles are taken, a part of what the mask leaves; all of that if missing.
 
     Raises:
         InputError: the image (or what the mask leaves of it) is constant.
     """
-    volume = without_padding(volume)
-    values = volume.data.reshape(-1)
-    if mask is not None:
-        values = values[mask.data.reshape(-1) > 0.5]
+    scale = mask if scale is None else scale
+    volume = measurements(volume, mask=scale)
+    values = seen_values(volume, scale)
     step = max(1, values.numel() // _SAMPLES)
     low, high = np.percentile(values[::step].double().cpu().numpy(), (0.1, 99.8))
     if high <= low:
@@ -54,18 +59,69 @@ def normalised(volume: Volume, mask: Volume | None = None) -> Volume:
         where = "everywhere" if mask is None else "all over its mask"
         raise InputError(f"The image has the same value {where}, so there is nothing to align.")
     scaled = (volume.data - float(low)).mul_(1 / (float(high) - float(low))).clamp_(0, 1)
-    return Volume(scaled, volume.frame)
+    return filled(Volume(scaled, volume.frame), mask)
 
 
-def without_padding(volume: Volume, source: Volume | None = None) -> Volume:
-    """The image with air where a CT scanner wrote padding outside its field of view; others as they are.
+def matched_pair(
+    images: tuple[Volume, Volume], masks: tuple[Volume | None, Volume | None], linear: LinearTransform
+) -> tuple[Volume, Volume] | None:
+    """Both images as `normalised` makes them, their percentiles taken where both masks leave them: what only
+    one mask leaves out gives them no different scales.
+
+    Args:
+        images: fixed and moving.
+        masks: each on its image's lattice, or None.
+        linear: fixed to moving points, LPS mm.
+
+    Returns:
+        None where the masks have too little in common to tell, or leave each image about the scale it has.
+    """
+    ways = linear, linear.inverse()
+    both = [also_seen(masks[k], masks[1 - k], ways[k], images[k]) for k in (0, 1)]
+    if not all(bool(seen.data.any()) for seen in both):
+        return None
+    shares = [_spread(images[k], both[k]) / max(_spread(images[k], masks[k]), 1e-30) for k in (0, 1)]
+    if max(shares) <= _ALIKE * min(shares):
+        return None
+    try:
+        fixed, moving = (normalised(images[k], masks[k], both[k]) for k in (0, 1))
+    except InputError:
+        return None
+    return fixed, moving
+
+
+def _spread(volume: Volume, mask: Volume | None) -> float:
+    """From the 0.1th to the 99.8th percentile of what the mask leaves."""
+    values = seen_values(measurements(volume, mask=mask), mask)
+    step = max(1, values.numel() // _SAMPLES)
+    low, high = np.percentile(values[::step].double().cpu().numpy(), (0.1, 99.8))
+    return float(high - low)
+
+
+def measurements(volume: Volume, source: Volume | None = None, mask: Volume | None = None) -> Volume:
+    """The image with air where a CT scanner wrote padding outside its field of view, its least value where
+    a mark says that nothing was measured, and outliers clamped; others as they are.
 
     Args:
         volume: an image.
-        source: the one that it was resampled from, which tells whether there is padding.
+        source: the one that it was resampled from, which tells what its values mean.
+        mask: the voxels that tell it, on the lattice of `source` or else of `volume`.
     """
-    limit = padding_limit((volume if source is None else source).data.cpu().numpy())
-    return volume if limit is None else Volume(volume.data.clamp(min=limit), volume.frame)
+    values = seen_values(volume if source is None else source, mask).cpu().numpy()
+    if not values.size:
+        return volume
+    data, found, least = volume.data, limits(values), -np.inf
+    if found.unmeasured is not None:
+        beyond = data >= found.unmeasured if found.unmeasured > 0 else data <= found.unmeasured
+        data = data.masked_fill(beyond, found.low)
+    else:
+        padding = padding_limit(values)
+        if padding is not None:
+            found, least = limits(values.clip(min=padding)), padding
+    least = max(found.low, least)
+    if least == -np.inf and found.high == np.inf:
+        return volume
+    return Volume(data.clamp(min=least, max=found.high), volume.frame)
 
 
 def foreground_box(volume: Volume) -> Box:

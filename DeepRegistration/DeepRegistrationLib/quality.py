@@ -28,7 +28,7 @@ from .metrics import (
     landmark_errors,
     mutual_information,
 )
-from .prepare import resampled, without_padding
+from .prepare import measurements, resampled
 from .registration import warped_volume
 from .transforms import Transform
 from .written_map import WrittenMap
@@ -85,7 +85,7 @@ def warped_labels(labels: Volume, field: Field | WrittenMap, frame: Frame) -> Vo
 
 
 class Untouched:
-    """The numbers of a pair before anything was aligned, measured once each while its inputs stay.
+    """The numbers of a pair before anything was aligned, measurements once each while its inputs stay.
 
     Attributes:
         exchanged: the same with fixed and moving exchanged.
@@ -97,14 +97,14 @@ class Untouched:
         self._labels: tuple[Volume, Volume, dict[str, Any]] | None = None
 
     def similarity(self, inputs: Inputs) -> dict[str, float]:
-        """As `similarity_numbers`, of the moving image read at the fixed image's voxels; a CT scanner's
-        padding counts as air."""
+        """As `similarity_numbers`, of the moving image read at the fixed image's voxels; what is no
+        measurement as `prepare.measurements` has it."""
         if self._images is None or not _same(self._images, inputs.fixed, inputs.moving):
             fixed = thinned(inputs.fixed)
             fill = filling_value(inputs.moving.data[0].cpu().numpy())
             start = resampled(inputs.moving, fixed.frame, outside=fill)
             numbers = similarity_numbers(
-                without_padding(fixed, inputs.fixed), without_padding(start, inputs.moving)
+                measurements(fixed, inputs.fixed), measurements(start, inputs.moving)
             )
             self._images = (inputs.fixed, inputs.moving, numbers)
         return self._images[2]
@@ -150,7 +150,7 @@ def _by_initial(inputs: Inputs, initial: Transform) -> dict[str, float]:
     """As `similarity_numbers`, of the moving image by the initial transform alone."""
     fixed = thinned(inputs.fixed)
     start = warped_volume(inputs.moving, initial.field(fixed.frame), fixed.frame)
-    return similarity_numbers(without_padding(fixed, inputs.fixed), without_padding(start, inputs.moving))
+    return similarity_numbers(measurements(fixed, inputs.fixed), measurements(start, inputs.moving))
 
 
 def _exchanged(inputs: Inputs) -> Inputs:
@@ -179,7 +179,7 @@ def _one_way(
         "similarity": {
             "before": before.similarity(inputs),
             "after": similarity_numbers(
-                without_padding(fixed, inputs.fixed), without_padding(warped, inputs.moving)
+                measurements(fixed, inputs.fixed), measurements(warped, inputs.moving)
             ),
         },
         "regularity": {**fold_statistics(maps[0].field), "folds_measured": FOLDS_MEASURED},

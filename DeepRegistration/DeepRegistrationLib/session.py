@@ -26,7 +26,7 @@ from .metrics import correlation
 from .objective import PairObjective, Prompts
 from .objectives import one_hot
 from .options import Options
-from .prepare import Box, crop, cropped_frame, foreground_box, normalised
+from .prepare import Box, crop, cropped_frame, foreground_box, matched_pair, normalised
 from .presets import finest_frame, settings_for, similarity_for
 from .progress import Reporter
 from .quality import Untouched, environment, quality_of
@@ -45,6 +45,9 @@ _CONTRAST_MM = 4.0
 
 _SUBJECT = 0.1
 """Normalised intensity that is surely not background."""
+
+_SEEN = 0.99
+"""Share of a mask from which on a place is compared."""
 
 _SAME_CONTRAST = 0.4
 """Correlation after the linear stage above which the images are taken to have one contrast."""
@@ -192,10 +195,11 @@ class Session:
 
     def _computed(self, report: Reporter, clock: Clock) -> tuple[_Standing, list[ScaleReport]]:
         """All of `register` up to the map."""
-        self.prepared = self.prepared or self._prepared()
-        pair = self._pair(self.inputs)
+        self.prepared = self.prepared or self._prepared(self.inputs)
+        pair = self._pair(self.inputs, self.prepared)
         clock.lap("prepare")
         linear = self.aligned = self.aligned or self._linear(pair, report.part(0.02, 0.12))
+        pair = self._matched(pair, self.inputs, linear.transform)
         clock.lap("linear")
         standing, reports = self._deformed(pair, linear, report)
         clock.lap("deform")
@@ -211,8 +215,8 @@ class Session:
     ) -> Registration:
         """Go on from where the map stands, with other prompts (pairs: fixed, moving).
 
-        `KEEP` leaves a kind of prompt as it is, None takes it away; the intensities stay normalised as they
-        were, also under a new mask. A registration that was never run is run whole.
+        `KEEP` leaves a kind of prompt as it is, None takes it away; under a new mask intensities are
+        normalised, and features computed, anew. A registration that was never run is run whole.
 
         Args:
             landmarks: all pairs that are to be fitted, not just the new ones.
@@ -238,10 +242,9 @@ class Session:
             return result
         clock.lap("read")
         with resources.surroundings(self.threads), resources.out_of_memory_explained(self.estimate):
-            pair = self._pair(inputs)
+            standing = self._prompted(last, inputs, report.part(0.02, 0.1))
             clock.lap("prepare")
-            standing = replace(last, inputs=inputs, pair=pair)
-            part = report.part(0.02, 0.7)
+            part = report.part(0.1, 0.7)
             if last.linear_kind:
                 standing, reports = self._linearly_refined(standing, part), []
             else:
@@ -285,16 +288,39 @@ class Session:
         halves, _, model = self._model(linear.transform)
         return replace(standing, linear=linear, halves=halves, model=model)
 
-    def _prepared(self) -> Prepared:
-        fixed = normalised(self.inputs.fixed, self.inputs.fixed_mask)
-        moving = normalised(self.inputs.moving, self.inputs.moving_mask)
+    def _prompted(self, last: _Standing, inputs: Inputs, report: Reporter) -> _Standing:
+        """A standing with other prompts; with other masks also with what is then seen of the images."""
+        assert self.prepared is not None
+        if _same_masks(last.inputs, inputs):
+            pair = self._pair(inputs, self.prepared)
+            pair = replace(pair, fixed=last.pair.fixed, moving=last.pair.moving)
+            return replace(last, inputs=inputs, pair=pair)
+        prepared = replace(self._prepared(inputs), boxes=self.prepared.boxes)
+        pair = self._matched(self._pair(inputs, prepared), inputs, last.linear.transform)
+        frame = self._model(last.linear.transform)[1]
+        prediction = self._predicted(pair, last.halves, frame, last.similarity, self._weights(), report)
+        return replace(last, inputs=inputs, pair=pair, prediction=prediction)
+
+    def _prepared(self, inputs: Inputs) -> Prepared:
+        fixed = normalised(inputs.fixed, inputs.fixed_mask)
+        moving = normalised(inputs.moving, inputs.moving_mask)
         boxes = foreground_box(fixed), foreground_box(moving)
         return Prepared(fixed.to(self.device), moving.to(self.device), boxes)
 
-    def _pair(self, inputs: Inputs) -> LinearPair:
+    def _matched(self, pair: LinearPair, inputs: Inputs, linear: LinearTransform) -> LinearPair:
+        """The pair normalised where both masks leave it, now that the linear stage says where that is: what
+        only one mask leaves out would give the images different scales."""
+        masks = inputs.fixed_mask, inputs.moving_mask
+        matched = (
+            None if masks == (None, None) else matched_pair((inputs.fixed, inputs.moving), masks, linear)
+        )
+        if matched is None:
+            return pair
+        fixed, moving = matched
+        return replace(pair, fixed=fixed.to(self.device), moving=moving.to(self.device))
+
+    def _pair(self, inputs: Inputs, prepared: Prepared) -> LinearPair:
         """The prepared images with these prompts, on the device."""
-        assert self.prepared is not None
-        prepared = self.prepared
         labels: list[Volume | None] = [None, None]
         if inputs.fixed_labels is not None and inputs.moving_labels is not None:
             for k, volume in enumerate((inputs.fixed_labels, inputs.moving_labels)):
@@ -345,20 +371,7 @@ class Session:
             alike = self._correlation(pair, halves, frame) >= _SAME_CONTRAST
             name = "lncc" if alike else "mind-nmi"
         weights = self._weights()
-        prediction = method_by_name(self.options.method).predict(
-            MethodInput(
-                pair.fixed,
-                pair.moving,
-                halves.to_moving,
-                similarity_for(name, self._plan.preset),
-                self._plan.preset,
-                weights,
-                report.part(0.12, 0.2),
-                frame,
-                halves.to_fixed,
-                self.options.half_way,
-            )
-        )
+        prediction = self._predicted(pair, halves, frame, name, weights, report.part(0.12, 0.2))
         used = None if weights is None else weights.sha256
         standing = _Standing(self.inputs, pair, linear, halves, prediction, name, model, used)
         method = METHODS[self.options.method]
@@ -374,6 +387,26 @@ class Session:
             return standing, []
         model, reports = solve(self._objective(standing), model, settings, report.part(0.2, 0.9))
         return replace(standing, model=model), reports
+
+    def _predicted(
+        self, pair: LinearPair, halves: Halves, frame: Frame, similarity: str, weights: Any, report: Reporter
+    ) -> Prediction:
+        """What the method proposes for the images, to be compared by the measure of that name."""
+        preset = self._plan.preset
+        return method_by_name(self.options.method).predict(
+            MethodInput(
+                pair.fixed,
+                pair.moving,
+                halves.to_moving,
+                similarity_for(similarity, preset),
+                preset,
+                weights,
+                report,
+                frame,
+                halves.to_fixed,
+                self.options.half_way,
+            )
+        )
 
     def _started(self, standing: _Standing) -> bool:
         """Move the representation to the initial transform or the prediction, if there is one.
@@ -423,13 +456,19 @@ class Session:
         )
 
     def _correlation(self, pair: LinearPair, halves: Halves, frame: Frame) -> float:
-        """Correlation after the linear stage, inside both subjects: background agrees in any contrast."""
+        """Correlation after the linear stage, inside both subjects (background agrees in any contrast) and
+        their masks."""
         frame = scale_frame(frame, max(1.0, _CONTRAST_MM / min(frame.spacing)), 8)
-        fixed, moving = (
-            image_on(image, linear, frame)[0, 0]
-            for image, linear in ((pair.fixed, halves.to_fixed), (pair.moving, halves.to_moving))
+        sides = (
+            (pair.fixed, pair.prompts.fixed_mask, halves.to_fixed),
+            (pair.moving, pair.prompts.moving_mask, halves.to_moving),
         )
-        return correlation(fixed, moving, (fixed > _SUBJECT) & (moving > _SUBJECT))
+        fixed, moving = (image_on(image, linear, frame)[0, 0] for image, _, linear in sides)
+        inside = (fixed > _SUBJECT) & (moving > _SUBJECT)
+        for _, mask, linear in sides:
+            if mask is not None:
+                inside &= image_on(mask, linear, frame)[0, 0] > _SEEN
+        return correlation(fixed, moving, inside)
 
     def _finished(
         self, standing: _Standing, reports: list[ScaleReport], report: Reporter, clock: Clock
@@ -488,6 +527,11 @@ class Session:
 
     def _output_frame(self, frame: Frame) -> Frame:
         return frame if self._plan.output_spacing is None else frame.with_spacing(self._plan.output_spacing)
+
+
+def _same_masks(one: Inputs, other: Inputs) -> bool:
+    pairs = (one.fixed_mask, other.fixed_mask), (one.moving_mask, other.moving_mask)
+    return all(a is b if a is None or b is None else torch.equal(a.data.to(b.data), b.data) for a, b in pairs)
 
 
 def _idle(standing: _Standing, quality: dict[str, Any]) -> bool:

@@ -12,7 +12,7 @@ from DeepRegistrationLib import cli, register
 from DeepRegistrationLib.background import AIR, filling_value, padding_limit
 from DeepRegistrationLib.frame import Frame, Volume
 from DeepRegistrationLib.io import write_volume
-from DeepRegistrationLib.prepare import normalised, without_padding
+from DeepRegistrationLib.prepare import measurements, normalised
 from torch import Tensor
 
 FRAME = Frame.regular((48, 44, 32), 5.0)
@@ -60,8 +60,8 @@ def test_padding_is_told_from_tissue(padding: float) -> None:
     tissue = plain.data > -300
     difference = (normalised(plain).data - normalised(padded).data).abs()
     assert float(difference[tissue].max()) < 0.02
-    assert without_padding(plain) is plain
-    assert float(without_padding(padded).data.min()) == AIR
+    assert measurements(plain) is plain
+    assert float(measurements(padded).data.min()) == AIR
 
 
 @pytest.mark.parametrize(
@@ -127,10 +127,10 @@ def test_register_and_evaluate_measure_the_same(tmp_path: Path, capsys: pytest.C
     written = json.loads((out / "quality.json").read_text())
     capsys.readouterr()
     assert cli.main(["evaluate", *pair, "--transform", str(out / "forward.h5"), "--json"]) == 0
-    measured = json.loads(capsys.readouterr().out)
+    measurements = json.loads(capsys.readouterr().out)
     for when in ("before", "after"):
         for name in ("ncc", "nmi"):
-            found = measured["similarity"][when][name]
+            found = measurements["similarity"][when][name]
             assert found == pytest.approx(written["similarity"][when][name], abs=2e-3)
     # tissue decides, not the padding, which is all that moves with the scanner
     assert written["similarity"]["after"]["ncc"] > 0.9

@@ -254,8 +254,18 @@ def test_a_mask_that_leaves_nothing(
 ) -> None:
     empty = save(np.zeros((N, N, N), np.uint8), tmp_path / "empty.nrrd")
     refused(capsys, {**pair, f"{role}-mask": empty}, tmp_path, "empty mask")
-    elsewhere = save(np.ones((N, N, N), np.uint8), tmp_path / "elsewhere.nrrd", origin=900.0)
+    elsewhere = save(np.ones((N, N, N - 1), np.uint8), tmp_path / "elsewhere.nrrd", origin=900.0)
     refused(capsys, {**pair, f"{role}-mask": elsewhere}, tmp_path, f"the whole {role} image")
+
+
+@pytest.mark.parametrize("role", ["fixed", "moving"])
+def test_a_mask_saved_without_its_geometry(
+    role: str, pair: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = save(np.ones((N, N, N), np.uint8), tmp_path / "lost.nrrd", origin=7.0)
+    refused(capsys, {**pair, f"{role}-mask": lost}, tmp_path, "without its geometry")
+    coarse = save(np.ones((N, N, N + 2), np.uint8), tmp_path / "wide.nrrd")
+    warned(capsys, {**pair, f"{role}-mask": coarse}, tmp_path / "out", f"{role} mask is on another grid")
 
 
 @pytest.mark.parametrize("role", ["fixed", "moving"])

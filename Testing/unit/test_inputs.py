@@ -75,6 +75,19 @@ def test_masks_become_zero_and_one_on_the_images_lattice() -> None:
     assert given.fixed_mask is not None and given.moving_mask is not None
     assert given.fixed_mask.frame == FRAME and set(given.fixed_mask.data.unique().tolist()) == {0.0, 1.0}
     assert torch.equal(given.moving_mask.data, (noise(OTHER).data > 0.2).float())
+    assert ["mask is on another grid" in w for w in given.warnings] == [True]
+    assert "fixed" in given.warnings[0]
+
+
+def test_a_mask_of_as_many_voxels_has_to_lie_where_its_image_lies() -> None:
+    for offset, fits in ((0.2, True), (0.6, False)):
+        origin = tuple(o + offset * min(FRAME.spacing) for o in FRAME.origin)
+        mask = Volume(torch.ones(1, *FRAME.shape), Frame(FRAME.size, FRAME.spacing, origin, FRAME.direction))
+        if fits:
+            assert len(load_inputs(noise(), noise(OTHER), fixed_mask=mask).warnings) == 1
+            continue
+        with pytest.raises(InputError, match=r"fixed mask has as many voxels.*without its geometry"):
+            load_inputs(noise(), noise(OTHER), fixed_mask=mask)
 
 
 def test_landmarks_are_paired_by_name_and_held_out_ones_kept_apart() -> None:

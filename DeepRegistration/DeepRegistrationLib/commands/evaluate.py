@@ -25,7 +25,7 @@ from ..initial import load_transform
 from ..io import read_labels, read_volume, volume_to_sitk
 from ..landmarks import pair_landmarks, read_landmarks, unused_landmarks
 from ..metrics import FOLDS_MEASURED, fold_statistics, inverse_consistency
-from ..prepare import without_padding
+from ..prepare import measurements
 from ..quality import label_numbers, landmark_numbers, similarity_numbers
 from ..transform_files import displacement_from_sitk, displacement_to_sitk, read_transform_file
 from ..transform_parts import field_and_linear, linear_beyond, linear_to_sitk, outside_caution
@@ -131,7 +131,7 @@ def _one_way(given: _Given, transform: sitk.Transform, field: Field) -> dict[str
         fixed, moving = given.images
         warped = _carried(fixed, moving, maps, labels=False)
         numbers["similarity"] = {
-            when: similarity_numbers(without_padding(fixed), without_padding(image, moving))
+            when: similarity_numbers(measurements(fixed), measurements(image, moving))
             for when, image in warped.items()
         }
     if given.labels is not None:

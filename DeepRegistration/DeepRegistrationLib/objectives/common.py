@@ -50,6 +50,11 @@ class Similarity(ABC):
         del spacing
         return self
 
+    def under_masks(self) -> Similarity:
+        """The measure for images of which masks leave a part: what has no weight is not looked at, where the
+        measure can do so."""
+        return self
+
 
 class Cached(Generic[T]):
     """The value of a function of a tensor, kept while the same, unmodified tensor is passed."""

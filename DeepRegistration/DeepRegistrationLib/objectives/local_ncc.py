@@ -44,7 +44,8 @@ class LocalNCC(Similarity):
             images an image is most like itself.
 
     Windows are cut at the border and statistics taken over the voxels inside. `weight` weighs window
-    centres. The statistics of the fixed image are kept for as long as the same tensor is passed.
+    centres, and `under_masks` also the voxels in windows. The statistics of the fixed image are kept for as
+    long as the same tensor is passed.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class LocalNCC(Similarity):
         self.window_mm = window_mm
         self.gradient = gradient
         self.epsilon = epsilon
+        self.masked = False
         self._cache: Cached[_FixedStatistics] = Cached(self._statistics)
 
     def at(self, spacing: Sequence[float]) -> LocalNCC:
@@ -72,19 +74,33 @@ class LocalNCC(Similarity):
         if self.window_mm is None:
             return self
         radius = [max(1, round((self.window_mm / s - 1) / 2)) for s in spacing]
-        return LocalNCC(radius, gradient=self.gradient, epsilon=self.epsilon)
+        return self._like(radius, None, self.masked)
+
+    def under_masks(self) -> LocalNCC:
+        """The measure of which a window holds only what has weight; its gradient is the centred one."""
+        return self._like(self.radius, self.window_mm, True)
+
+    def _like(self, radius: int | Sequence[int] | None, window_mm: float | None, masked: bool) -> LocalNCC:
+        measure = LocalNCC(radius, window_mm, self.gradient, self.epsilon)
+        measure.masked = masked
+        return measure
 
     def __call__(self, warped: Tensor, fixed: Tensor, weight: Tensor | None = None) -> Tensor:
         """Scalar loss of `warped` and `fixed` (1, C, *S); `weight` (1, 1, *S) in [0, 1] or None."""
         check_pair(warped, fixed, weight)
+        if self.masked and weight is not None:
+            return self._pair(warped, fixed.detach(), weight)
         return _LocalNCC.apply(warped, self._cache(fixed), weight, self.gradient == "exact", self.epsilon)
 
     def symmetric(self, a: Tensor, b: Tensor, weight: Tensor | None = None) -> Tensor:
         """See `Similarity.symmetric`; in one pass where the gradient is the centred one."""
-        if self.gradient == "exact":
+        if self.gradient == "exact" and not (self.masked and weight is not None):
             return super().symmetric(a, b, weight)
         check_pair(a, b, weight)
-        return LocalNccPair.apply(a, b, weight, self._window(a.ndim - 2), self.epsilon)
+        return self._pair(a, b, weight)
+
+    def _pair(self, a: Tensor, b: Tensor, weight: Tensor | None) -> Tensor:
+        return LocalNccPair.apply(a, b, weight, self._window(a.ndim - 2), self.epsilon, self.masked)
 
     def _window(self, d: int) -> tuple[int, int, int]:
         """The window's radius, (x, y, z); zero across the one plane of a 2-D image."""

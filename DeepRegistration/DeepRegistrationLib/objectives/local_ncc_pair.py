@@ -5,7 +5,7 @@ Analysis 12, 2008): with window means m, (co)variances c, u and v of a and b at 
 
     d/da = 2 c / (u v) [(b - m_b) - c / u (a - m_a)],   d/db = 2 c / (u v) [(a - m_a) - c / v (b - m_b)].
 
-Exchanging the images exchanges the gradients, to the last bit.
+Exchanging the images exchanges the gradients, to the last bit. Under masks, windows hold what is weighed.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..filters import box_sum_, window_count
+from ..filters import box_sum, box_sum_, window_count
 from .common import channel_volumes
 from .running_window import RunningWindow
 
 _STACK = 1 << 17
 """Voxels of a stack of planes on a processor; some twenty arrays of this size are in use at a time."""
+
+_LEAST = 1e-6
+"""Sum of weights in a window that holds nothing."""
 
 
 class LocalNccPair(torch.autograd.Function):
@@ -30,7 +33,13 @@ class LocalNccPair(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, b: Tensor, weight: Tensor | None, radius: tuple[int, ...], epsilon: float
+        ctx: Any,
+        a: Tensor,
+        b: Tensor,
+        weight: Tensor | None,
+        radius: tuple[int, ...],
+        epsilon: float,
+        masked: bool = False,
     ) -> Tensor:
         one, other = channel_volumes(a), channel_volumes(b)
         weights = None if weight is None else channel_volumes(weight)[0]
@@ -38,9 +47,10 @@ class LocalNccPair(torch.autograd.Function):
         scale = 1 / max(total * len(one), torch.finfo(torch.float32).tiny)
         gradients = torch.empty_like(one), torch.empty_like(other)
         similarity = torch.zeros((), dtype=torch.float64)
+        inside = weights if masked else None
         for channel, images in enumerate(zip(one, other, strict=True)):
             targets = gradients[0][channel], gradients[1][channel]
-            similarity = similarity + _summed(images, weights, targets, radius, epsilon)
+            similarity = similarity + _summed(images, weights, inside, targets, radius, epsilon)
         ctx.shape = a.shape
         ctx.save_for_backward(*(g.mul_(-2 * scale) for g in gradients))
         return (1 - similarity * scale).to(a)
@@ -49,23 +59,27 @@ class LocalNccPair(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         one, other = ((g * upstream).view(ctx.shape) for g in ctx.saved_tensors)
-        return one, other, None, None, None
+        return one, other, None, None, None, None
 
 
 def _summed(
     images: tuple[Tensor, Tensor],
     weights: Tensor | None,
+    inside: Tensor | None,
     gradients: tuple[Tensor, Tensor],
     radius: tuple[int, ...],
     epsilon: float,
 ) -> Tensor:
-    """Squared correlation of volumes (Z, Y, X), summed over voxels; half its derivatives in `gradients`."""
-    centred = [image - image.mean() for image in images]
-    floors = [_floor(image, centre, epsilon) for image, centre in zip(images, centred, strict=True)]
+    """Squared correlation of volumes (Z, Y, X), summed over voxels; half its derivatives in `gradients`. Only
+    what is `inside`, (Z, Y, X) in [0, 1], has a part in a window; None is all."""
+    means = [_mean(image, inside) for image in images]
+    centred = [image - mean for image, mean in zip(images, means, strict=True)]
+    floors = [_floor(mean, centre, inside, epsilon) for mean, centre in zip(means, centred, strict=True)]
     common = floors[0].sqrt() * floors[1].sqrt()
-    shares = window_count(images[0].shape, radius, images[0]).reciprocal_()
+    counts = window_count(images[0].shape, radius, images[0]) if inside is None else box_sum(inside, radius)
+    shares = counts.clamp_(min=_LEAST).reciprocal_()
     similarity = torch.zeros((), dtype=torch.float64, device=images[0].device)
-    for part, sums in _window_sums(centred[0], centred[1], radius):
+    for part, sums in _window_sums(centred[0], centred[1], inside, radius):
         mean_a, mean_b, square_a, square_b, product = sums.mul_(shares[part])
         a, b = centred[0][part], centred[1][part]
         of_a = square_a.addcmul_(mean_a, mean_a, value=-1).clamp_(min=0).add_(floors[0])
@@ -85,8 +99,10 @@ def _summed(
     return similarity.cpu()
 
 
-def _window_sums(a: Tensor, b: Tensor, radius: tuple[int, ...]) -> Iterator[tuple[slice, Tensor]]:
-    """Window sums of a, b, a^2, b^2 and a b, (5, planes, Y, X), stack by stack of planes."""
+def _window_sums(
+    a: Tensor, b: Tensor, inside: Tensor | None, radius: tuple[int, ...]
+) -> Iterator[tuple[slice, Tensor]]:
+    """Window sums of a, b, a^2, b^2 and a b, (5, planes, Y, X), of what is inside, by stacks of planes."""
     through, depth = radius[2], a.shape[0]
     step = depth
     if a.device.type == "cpu":
@@ -96,14 +112,22 @@ def _window_sums(a: Tensor, b: Tensor, radius: tuple[int, ...]) -> Iterator[tupl
         if start < depth:
             one, other = a[start : start + step], b[start : start + step]
             stack = torch.stack([one, other, one * one, other * other, one * other])
+            if inside is not None:
+                stack.mul_(inside[start : start + step])
             first, sums = window.push(box_sum_(stack, (*radius[:2], 0)))
         else:
             first, sums = window.flush()
         yield slice(first, first + sums.shape[1]), sums
 
 
-def _floor(image: Tensor, centred: Tensor, fraction: float) -> Tensor:
+def _mean(image: Tensor, inside: Tensor | None) -> Tensor:
+    if inside is None:
+        return image.mean()
+    return (image * inside).sum() / inside.sum().clamp_min(_LEAST)
+
+
+def _floor(mean: Tensor, centred: Tensor, inside: Tensor | None, fraction: float) -> Tensor:
     """What is added to the window variances: a fraction of the whole variance and the rounding level."""
-    least = torch.finfo(image.dtype).tiny ** 0.5  # the product of two has to be a number above zero
-    rounding = (16 * torch.finfo(image.dtype).eps * image.mean()) ** 2 + least
-    return fraction * (centred * centred).mean() + rounding
+    least = torch.finfo(centred.dtype).tiny ** 0.5  # the product of two has to be a number above zero
+    rounding = (16 * torch.finfo(centred.dtype).eps * mean) ** 2 + least
+    return fraction * _mean(centred * centred, inside) + rounding
