@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from DeepRegistrationLib.errors import InputError
 from DeepRegistrationLib.frame import Frame, Volume
 from DeepRegistrationLib.methods.dio.features import FeatureNetwork, padded, structures_of
-from DeepRegistrationLib.methods.dio.inference import recognised
+from DeepRegistrationLib.methods.dio.inference import recognised, usual_volumes
 from DeepRegistrationLib.methods.dio.structures import structure_loss
 from DeepRegistrationLib.methods.dio.training import TASK
 from DeepRegistrationLib.networks.stem_unet import StemUNet, spread_codes
@@ -23,6 +23,7 @@ from DeepRegistrationLib.training.data import open_data
 from DeepRegistrationLib.training.loop import train
 from DeepRegistrationLib.training.options import TrainingOptions
 from DeepRegistrationLib.transforms.linear import LinearTransform
+from DeepRegistrationLib.weights import Weights
 
 
 def one_hot(labels: torch.Tensor, count: int) -> torch.Tensor:
@@ -194,8 +195,11 @@ def test_learned_structures_guide_a_registration(trained: Path, tmp_path: Path) 
 
 
 def test_images_that_show_something_else_are_compared_by_themselves(trained: Path, tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    images = [sitk.GetImageFromArray(rng.uniform(0, 1, (40, 44)).astype(np.float32)) for _ in range(2)]
+    person(tmp_path, "a", PLACES[1], 1.1, 7)
+    person(tmp_path, "b", PLACES[2], 0.85, 8)
+    images = [sitk.ReadImage(str(tmp_path / "images" / f"{name}.nrrd")) for name in "ab"]
+    for image in images:
+        image.SetSpacing((4.0, 4.0))  # sixteen times as large as what was learned
     result = register(*images, method="dio", preset="fast", linear="none", weights=trained, threads=1)
     assert any("know structures" in warning for warning in result.quality["warnings"])
     plain = register(*images, method="classical", preset="fast", linear="none", threads=1)
@@ -209,3 +213,19 @@ def test_a_folder_without_labels_is_refused_in_a_sentence(tmp_path: Path) -> Non
     assert list(source.structures) == [1, 2]
     with pytest.raises(InputError, match="labels"):
         train(TrainingOptions(tmp_path / "out", "dio", "structures", str(tmp_path), steps=1, threads=1))
+
+
+@pytest.mark.parametrize(
+    ("known", "count"),
+    [(None, 2), ([[1, 5.0]], 2), ([[1, "large"], [2, 3.0]], 2), (7, 2), ([[1, 5.0]], None)],
+)
+def test_weights_that_do_not_say_what_they_know_are_refused(known: object, count: object) -> None:
+    network = {"structures": count} if count is not None else None
+    weights = Weights("dio", "structures", 2, {}, {"structures": known, "network": network}, {}, "")
+    with pytest.raises(InputError, match="structures"):
+        usual_volumes(weights)
+
+
+def test_a_description_without_widths_is_refused() -> None:
+    with pytest.raises(InputError, match="sizes"):
+        FeatureNetwork.from_mapping({"kind": "stem", "widths": None, "start": 8, "channels": 4})

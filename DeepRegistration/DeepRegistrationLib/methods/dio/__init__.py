@@ -53,7 +53,7 @@ class Dio(Method):
         if pair.similarity.across_contrasts and not pair.weights.convention.get("across_contrasts", True):
             return replace(images, warnings=(*images.warnings, _ONE_CONTRAST.format(title=self.title)))
         learned = learned_features(replace(pair, report=pair.report.part(0.0, _SEEN)))
-        if learned.warnings:
+        if not learned.channels:
             warning = _NOT_KNOWN.format(title=self.title)
             return replace(images, features=learned.features, warnings=(*images.warnings, warning))
         if pair.weights.convention.get("structures") and pair.preset.refines:

@@ -61,6 +61,8 @@ class FeatureNetwork:
         if set(values) != names or values.get("kind") not in KINDS:
             raise InputError("The weights do not describe a feature network of this version of the program.")
         widths, margin = values["widths"], values["margin"]
+        if not isinstance(widths, list | tuple):
+            raise InputError("The sizes of the network in the weights are not usable.")
         numbers = [*widths, values["start"], values["channels"], margin, values["structures"]]
         usable = all(isinstance(n, int) and 0 <= n <= 4096 for n in numbers) and all(numbers[:-2])
         smoothing = values["smoothing"]

@@ -38,14 +38,13 @@ _FINEST = 0.5
 """Features are compared at scales whose voxels are at least this share of theirs: below, the images say all
 that features say, and more."""
 
-_UNKNOWN = "unknown"
-
 _PARALLEL = 0.99985
 """Cosine of one degree: up to there lattices count as parallel."""
 
 
 def learned_features(pair: MethodInput) -> Prediction:
-    """Each image's features as one channel, compared by their squared error.
+    """Each image's features as one channel, compared by their squared error; no channel where the network
+    tells structures apart that the images do not show (see `recognised`).
 
     Both images are given to the network at one voxel size, the one it was trained at or, where the
     convention names none or a finer one than the preset works with, the preset's finest, but at most a
@@ -65,14 +64,14 @@ def learned_features(pair: MethodInput) -> Prediction:
     network = feature_network(pair.weights, pair.frame.dimension).to(pair.fixed.data.device)
     upright = pair.weights.convention.get("axes") == "lps"
     frame = pair.frame.upright() if upright else pair.frame
-    voxel, known = _voxel(pair), pair.weights.convention.get("structures")
+    voxel, usual = _voxel(pair), usual_volumes(pair.weights)
     pyramids, volumes = [], []
     with torch.no_grad():
         for k, (image, linear) in enumerate(((pair.fixed, pair.to_fixed_frame), (pair.moving, pair.linear))):
             pair.report(f"Features of the {('fixed', 'moving')[k]} image", k / 2)
             seen = seen_part(image, linear, frame)
             seen = as_trained(seen, voxel, pair.weights) if upright else at_voxel_size(seen, voxel)
-            if known:
+            if usual:
                 features, found = structures_of(network, seen)
                 volumes.append(found)
             else:
@@ -82,8 +81,25 @@ def learned_features(pair: MethodInput) -> Prediction:
     shown = _shown(fixed, network.margin), _shown(moving, network.margin)
     fixed, moving = replace(fixed, frame=pair.fixed.frame), replace(moving, frame=pair.moving.frame)
     channel = Channel(fixed, moving, MeanSquaredError(), feature_weight(pair) or 1.0, finest=_FINEST * voxel)
-    warnings = (_UNKNOWN,) if known and not recognised(volumes, [volume for _, volume in known]) else ()
-    return Prediction((channel,), features=shown, warnings=warnings)
+    fits = not usual or recognised(volumes, usual)
+    return Prediction((channel,) if fits else (), features=shown)
+
+
+def usual_volumes(weights: Weights) -> list[float]:
+    """Of the structures that weights tell apart, mm^3; empty for other weights.
+
+    Raises:
+        InputError: they do not say which.
+    """
+    known = weights.convention.get("structures", [])
+    try:
+        volumes = [float(volume) for _, volume in known]
+        count = int(weights.convention["network"].get("structures", 0))
+    except (TypeError, ValueError, KeyError, AttributeError):
+        volumes, count = [], -1
+    if len(volumes) != count:
+        raise InputError("The weights do not say how large the structures are that they know.")
+    return volumes
 
 
 def recognised(volumes: Sequence[Sequence[float]], usual: Sequence[float]) -> bool:
