@@ -23,7 +23,7 @@ from DeepRegistrationLib.training.data import open_data
 from DeepRegistrationLib.training.loop import train
 from DeepRegistrationLib.training.options import TrainingOptions
 from DeepRegistrationLib.transforms.linear import LinearTransform
-from DeepRegistrationLib.weights import Weights
+from DeepRegistrationLib.weights import Weights, load_weights
 
 
 def one_hot(labels: torch.Tensor, count: int) -> torch.Tensor:
@@ -126,6 +126,17 @@ def test_a_channel_may_stop_before_the_finest_scales() -> None:
     both = energy(half, plain, coarse)
     assert both == pytest.approx(energy(half, plain) + energy(half, coarse), rel=1e-5)
     assert energy(frame, coarse) > 0  # nothing else to compare
+
+
+def test_a_training_without_a_shape_takes_the_configurations(tmp_path: Path) -> None:
+    for k in range(3):
+        person(tmp_path, str(k), (0.0, 0.0), 1.0, k)
+    options = TrainingOptions(
+        tmp_path / "out", "dio", "structures", f"{tmp_path}?voxel=1", steps=1, threads=1
+    )
+    assert train(options).reason == "finished"
+    weights = load_weights(tmp_path / "out" / "weights.pt")
+    assert weights.convention["shape"] == [80, 80] and len(usual_volumes(weights)) == 2
 
 
 def test_weights_name_the_datas_structures() -> None:

@@ -172,15 +172,15 @@ class DioTask(TrainingTask):
         chosen = self.configurations[configuration]
         if chosen.structure_weight == 0:
             return chosen
-        if not self._structures:
-            raise InputError(
-                f"DIO's configuration '{configuration}' learns from labels that all images share: it needs "
-                "--data labels:FOLDER, or a folder with labels/ and ?voxel=MM."
-            )
         return replace(chosen, features=replace(chosen.features, structures=len(self._structures)))
 
     def network(self, configuration: str, dimension: int) -> nn.Module:
         chosen = self._chosen(configuration)
+        if chosen.structure_weight and not self._structures:
+            raise InputError(
+                f"DIO's configuration '{configuration}' learns from labels that all images share: it needs "
+                "--data labels:FOLDER, or a folder with labels/ and ?voxel=MM."
+            )
         network = chosen.features.build(dimension)
         network.configuration = chosen  # the loop hands back the network alone
         return network
