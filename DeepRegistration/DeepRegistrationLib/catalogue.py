@@ -163,7 +163,7 @@ SYMMETRIC = ("on", "off")
 
 CONFIGURATIONS: dict[str, tuple[str, ...]] = {
     "dio": (
-        *("small", "small-labels", "small-match"),
+        *("small", "small-labels", "small-match", "structures"),
         *("paper", "paper-lku", "paper-unet-e", "paper-lku-e", "squares"),
     ),
     "gradicon": ("small", "small-alone", "paper"),
