@@ -85,7 +85,7 @@ def warped_labels(labels: Volume, field: Field | WrittenMap, frame: Frame) -> Vo
 
 
 class Untouched:
-    """The numbers of a pair before anything was aligned, measurements once each while its inputs stay.
+    """The numbers of a pair before anything was aligned, measured once each while its inputs stay.
 
     Attributes:
         exchanged: the same with fixed and moving exchanged.

@@ -159,6 +159,11 @@ def test_features_that_make_the_images_less_alike_are_left_out() -> None:
     assert prediction.features[0].channels >= 8  # for those who want to see why
 
 
+def test_features_that_know_no_structures_are_compared_at_every_scale() -> None:
+    (channel,) = learned_features(given("balanced", weights=weights())).channels
+    assert channel.finest == 0 and channel.weight == 1
+
+
 def test_progress_never_goes_back() -> None:
     told: list[float] = []
     report = Reporter(lambda progress: told.append(progress.fraction))

@@ -35,8 +35,8 @@ _LARGER, _MOST = 3.0, 0.7
 """See `recognised`."""
 
 _FINEST = 0.5
-"""Features are compared at scales whose voxels are at least this share of theirs: below, the images say all
-that features say, and more."""
+"""Features of structures are compared at scales whose voxels are at least this share of theirs: below, the
+images say all that features say, and more."""
 
 _PARALLEL = 0.99985
 """Cosine of one degree: up to there lattices count as parallel."""
@@ -80,7 +80,8 @@ def learned_features(pair: MethodInput) -> Prediction:
         fixed, moving = scaled(*pyramids, pair.symmetric)
     shown = _shown(fixed, network.margin), _shown(moving, network.margin)
     fixed, moving = replace(fixed, frame=pair.fixed.frame), replace(moving, frame=pair.moving.frame)
-    channel = Channel(fixed, moving, MeanSquaredError(), feature_weight(pair) or 1.0, finest=_FINEST * voxel)
+    finest = _FINEST * voxel if usual else 0.0
+    channel = Channel(fixed, moving, MeanSquaredError(), feature_weight(pair) or 1.0, finest)
     fits = not usual or recognised(volumes, usual)
     return Prediction((channel,) if fits else (), features=shown)
 
@@ -128,15 +129,15 @@ def _voxel(pair: MethodInput) -> float:
     """Of the images that the network is given, mm; see `learned_features`."""
     assert pair.weights is not None
     frame, trained = pair.frame, float(pair.weights.convention.get("voxel_mm") or 0)
+
+    def coarsest(voxels: int) -> float:
+        return float(np.prod(frame.extent) / voxels) ** (1 / frame.dimension)
+
     if trained and pair.weights.convention.get("axes"):
-        most = _TRAINED_VOXELS
-    elif pair.similarity.across_contrasts:
-        most = _VOXELS
-    else:
-        most = _START_VOXELS if pair.preset.refines else _ALONE_VOXELS
-    coarsest = float(np.prod(frame.extent) / most) ** (1 / frame.dimension)
-    own = 0.0 if most == _TRAINED_VOXELS else min(finest_frame(pair.preset, frame).spacing)
-    return max(own, coarsest, trained)
+        return max(trained, coarsest(_TRAINED_VOXELS))
+    alone = _START_VOXELS if pair.preset.refines else _ALONE_VOXELS
+    most = _VOXELS if pair.similarity.across_contrasts else alone
+    return max(min(finest_frame(pair.preset, frame).spacing), coarsest(most), trained)
 
 
 def feature_network(weights: Weights, dimension: int) -> nn.Module:

@@ -86,11 +86,9 @@ class PeoplePairs(PairSource):
             raise InputError(f"The voxel of '{spec}' has to be 0.1 to 20 mm.")
         files = label_files(folder)
         people, found = read_people(files, self._is_taught)
-        kept = held_out or (len(people) // 10 if len(people) >= 10 else 0)
+        kept = held_out or (max(2, len(people) // 10) if len(people) >= 10 else 0)
         if not 0 <= held_out <= len(people) - 2 or held_out == 1:
             raise InputError(f"'{spec}' can keep 2 to {len(people) - 2} of its {len(people)} people, or 0.")
-        if kept == 1:
-            kept = 2
         self._training, self._kept = people[: len(people) - kept], people[len(people) - kept :]
         if image != "any" and not self._freesurfer:
             raise InputError(f"'{spec}' asks for {image} images, for which numbers=freesurfer is needed.")
